@@ -1,0 +1,224 @@
+//! A kernel image of any format, and where its parts go.
+
+use std::io;
+use std::path::Path;
+
+use linux_loader::loader::bootparam::setup_header;
+use vm_memory::GuestMemoryMmap;
+
+use super::bzimage::BzImage;
+use super::elf::ElfImage;
+use super::error::KernelError;
+use super::source::Source;
+use crate::arch::x86_64::registers::Mode;
+
+/// How a kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Linux boot protocol, 64-bit entry.
+    Linux64,
+    /// Linux boot protocol, 32-bit entry.
+    Linux32,
+    /// PVH: 32-bit entry with a `hvm_start_info`.
+    Pvh,
+}
+
+impl Protocol {
+    /// The CPU mode in which the kernel is entered.
+    pub fn mode(self) -> Mode {
+        match self {
+            Protocol::Linux64 => Mode::Long,
+            Protocol::Linux32 | Protocol::Pvh => Mode::Protected,
+        }
+    }
+
+    /// For messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Linux64 => "Linux boot protocol, 64-bit entry",
+            Protocol::Linux32 => "Linux boot protocol, 32-bit entry",
+            Protocol::Pvh => "PVH",
+        }
+    }
+}
+
+/// Which protocol the user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolChoice {
+    /// What the image is best entered by
+    #[default]
+    Auto,
+    /// The Linux boot protocol
+    Linux,
+    /// PVH, through the entry that the image's ELF note names
+    Pvh,
+}
+
+/// A part of the file and its place in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes in the file.
+    pub file_len: u64,
+    /// Guest physical address.
+    pub address: u64,
+    /// Bytes in memory; those past `file_len` are zero.
+    pub memory_len: u64,
+}
+
+/// Where everything goes.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// How the kernel is entered.
+    pub protocol: Protocol,
+    /// Address of its first instruction.
+    pub entry: u64,
+    /// What is copied.
+    pub segments: Vec<Segment>,
+    /// First address past what the kernel uses before it looks at the memory map.
+    pub end: u64,
+    /// The setup header, for the Linux protocols.
+    pub header: setup_header,
+    /// The highest address that the last byte of an initrd may have.
+    pub initrd_limit: u64,
+    /// Longest command line without its NUL.
+    pub cmdline_max: usize,
+}
+
+impl Placement {
+    /// Copies the kernel into guest memory.
+    ///
+    /// # Errors
+    /// Those of the host, and of a file that has changed meanwhile.
+    pub fn load(&self, source: &Source, memory: &GuestMemoryMmap) -> io::Result<()> {
+        // Guest memory is fresh and zero, so what follows the file's bytes already is.
+        self.segments
+            .iter()
+            .try_for_each(|s| source.load(s.offset, s.file_len, memory, s.address))
+    }
+}
+
+/// What kind of image it is.
+#[derive(Debug)]
+pub enum Format {
+    /// An uncompressed kernel.
+    Elf(ElfImage),
+    /// A compressed kernel with its own decompressor.
+    BzImage(BzImage),
+}
+
+/// A kernel image, its headers read and checked.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The file.
+    pub source: Source,
+    /// What is in it.
+    pub format: Format,
+}
+
+impl Kernel {
+    /// Opens an image and finds out what it is.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    pub fn open(path: &Path) -> Result<Self, KernelError> {
+        let source = Source::open(path)?;
+        let start = source.read_up_to(0, 0x400);
+        let format = if start.starts_with(b"\x7fELF") {
+            Format::Elf(ElfImage::parse(&source)?)
+        } else if BzImage::recognize(&start) {
+            Format::BzImage(BzImage::parse(&source)?)
+        } else {
+            let (what, help) = looks_like(&start);
+            return Err(KernelError::Unknown {
+                path: path.into(),
+                what,
+                help,
+            });
+        };
+        Ok(Kernel { source, format })
+    }
+
+    /// Decides where the kernel goes in a machine of `memory` bytes.
+    ///
+    /// # Errors
+    /// When it does not fit, or cannot be entered as `choice` says.
+    pub fn place(&self, choice: ProtocolChoice, memory: u64) -> Result<Placement, KernelError> {
+        match &self.format {
+            Format::Elf(elf) => elf.place(&self.source, choice, memory),
+            Format::BzImage(image) => image.place(&self.source, choice, memory),
+        }
+    }
+}
+
+/// Names a file that is no kernel by its first bytes.
+fn looks_like(start: &[u8]) -> (&'static str, &'static str) {
+    const CHECK: &str = "give a vmlinux (ELF) or a bzImage, such as Debian's /boot/vmlinuz-*";
+    const DISK: &str = "attach it with --disk, and give a kernel as well";
+    let known: [(usize, &[u8], &str, &str); 13] = [
+        (
+            0x38,
+            b"ARM\x64",
+            "an arm64 Image",
+            "Bantam runs x86_64 guests: take the amd64 kernel package",
+        ),
+        (
+            0x38,
+            b"RSC\x05",
+            "a RISC-V Image",
+            "Bantam runs x86_64 guests: take the amd64 kernel package",
+        ),
+        (
+            0,
+            b"\x1f\x8b",
+            "gzip-compressed data",
+            "if it is a compressed vmlinux, unpack it with gunzip; if an initrd, use --initrd",
+        ),
+        (
+            0,
+            b"\x28\xb5\x2f\xfd",
+            "zstd-compressed data",
+            "if it is a compressed vmlinux, unpack it with unzstd; if an initrd, use --initrd",
+        ),
+        (
+            0,
+            b"\xfd7zXZ\0",
+            "xz-compressed data",
+            "if it is a compressed vmlinux, unpack it with unxz",
+        ),
+        (
+            0,
+            b"070701",
+            "a cpio archive (an initramfs)",
+            "use --initrd for it",
+        ),
+        (0, b"QFI\xfb", "a qcow2 disk image", DISK),
+        (0, b"KDMV", "a VMDK disk image", DISK),
+        (
+            0,
+            b"!<arch>\n",
+            "a Debian package or ar archive",
+            "unpack the kernel with 'dpkg -x'",
+        ),
+        (0, b"#!", "a script", CHECK),
+        (
+            0,
+            b"MZ",
+            "a PE or EFI program without a Linux setup header",
+            CHECK,
+        ),
+        (0x1fe, b"\x55\xaa", "a boot sector or disk image", DISK),
+        (0, b"\0\0\0\0\0\0\0\0", "all zeros at its start", CHECK),
+    ];
+    for (at, magic, what, help) in known {
+        if start
+            .get(at..)
+            .is_some_and(|bytes| bytes.starts_with(magic))
+        {
+            return (what, help);
+        }
+    }
+    ("a file of unknown format", CHECK)
+}

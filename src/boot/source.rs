@@ -1,0 +1,131 @@
+//! An image file: bounded reads that say what was missing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::error::io_reason;
+
+/// An open image of known length.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+/// Why an image file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// open(2) or read(2) refused.
+    #[error("{}: {}", path.display(), io_reason(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// A directory, a pipe, a device.
+    #[error("{} is {what}, not a file", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// No bytes.
+    #[error("{} is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Source {
+    /// Opens a regular file that is not empty.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let failed = |source| SourceError::Io {
+            path: path.into(),
+            source,
+        };
+        let meta = std::fs::metadata(path).map_err(failed)?;
+        let file_type = meta.file_type();
+        let what = if file_type.is_dir() {
+            Some("a directory")
+        } else if file_type.is_fifo() || file_type.is_socket() {
+            Some("a pipe or socket")
+        } else if file_type.is_char_device() || file_type.is_block_device() {
+            Some("a device")
+        } else {
+            None
+        };
+        if let Some(what) = what {
+            return Err(SourceError::Kind {
+                path: path.into(),
+                what,
+            });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        if len == 0 {
+            return Err(SourceError::Empty { path: path.into() });
+        }
+        Ok(Source {
+            path: path.into(),
+            file,
+            len,
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in bytes when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Never: an empty file is not opened.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The `len` bytes at `offset`; `None` where the file ends before.
+    pub fn read(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let end = offset.checked_add(len as u64)?;
+        if end > self.len {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
+
+    /// Up to `len` bytes at `offset`.
+    pub fn read_up_to(&self, offset: u64, len: usize) -> Vec<u8> {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        self.read(offset, len.min(left)).unwrap_or_default()
+    }
+
+    /// Copies `len` bytes at `offset` into guest memory at `to`.
+    ///
+    /// # Errors
+    /// When the file has become shorter or cannot be read, or there is no RAM.
+    pub fn load(&self, offset: u64, len: u64, memory: &GuestMemoryMmap, to: u64) -> io::Result<()> {
+        use std::io::Seek;
+        let count = usize::try_from(len).map_err(io::Error::other)?;
+        let mut file = &self.file;
+        file.seek(io::SeekFrom::Start(offset))?;
+        memory
+            .read_exact_volatile_from(GuestAddress(to), &mut file, count)
+            .map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,119 @@
+//! `bantam run`: its options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::boot::ProtocolChoice;
+use crate::config::Layer;
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  A Debian kernel with its initrd and a disk whose first partition is the root:
+    bantam run /boot/vmlinuz --initrd /boot/initrd.img --disk debian.raw --append root=/dev/vda1
+  A kernel with a root file system on a disk and no initrd:
+    bantam run vmlinux --disk root.ext4
+  Four CPUs, 2 GiB, ended after ten minutes at the latest:
+    bantam run vmlinux --initrd initramfs.gz --cpus 4 --memory 2G --time-limit 10m
+  The same from a file, one value changed:
+    bantam run --config vm.toml --memory 4G
+
+While it runs: Ctrl-a x ends the machine, Ctrl-a h shows the other keys.
+SIGTERM and SIGINT press the power button; a second one, or 10 seconds, ends the machine.";
+
+/// Options of `bantam run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES, args_override_self = true)]
+pub struct RunArgs {
+    /// Kernel image: an ELF vmlinux, a PVH program, or a bzImage (vmlinuz)
+    #[arg(value_name = "KERNEL", conflicts_with = "kernel_flag")]
+    kernel: Option<PathBuf>,
+
+    /// Kernel image, the same as the argument
+    #[arg(short, long = "kernel", value_name = "PATH", id = "kernel_flag")]
+    kernel_flag: Option<PathBuf>,
+
+    /// Initial RAM disk
+    #[arg(short, long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+
+    /// Add to the kernel command line (may be repeated)
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Vec<String>,
+
+    /// Replace the default kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+
+    /// Attach a raw image or block device; in order vda, vdb ... (may be repeated)
+    #[arg(short, long, value_name = "PATH[,ro][,serial=TEXT]")]
+    disk: Vec<String>,
+
+    /// vCPUs: 4, or 8,sockets=2,cores=2,threads=2 [default: 1]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    cpus: Option<String>,
+
+    /// Guest memory: 512M, 2G; a bare number counts MiB [default: 512M]
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
+    memory: Option<String>,
+
+    /// Serial console: stdio, none, pty, file=PATH [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    console: Option<String>,
+
+    /// How the kernel is entered
+    #[arg(long, value_enum)]
+    protocol: Option<ProtocolChoice>,
+
+    /// Read options from a TOML file; options given here win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print the resolved machine and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// End the machine after this time: 30s, 5m
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    time_limit: Option<String>,
+
+    /// Say more on standard error (-vv: even more)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl RunArgs {
+    /// What the options say, for [`Layer::over`].
+    pub fn layer(&self) -> Layer {
+        Layer {
+            kernel: self.kernel.clone().or_else(|| self.kernel_flag.clone()),
+            initrd: self.initrd.clone(),
+            append: self.append.clone(),
+            cmdline: self.cmdline.clone(),
+            disks: self.disk.clone(),
+            cpus: self.cpus.clone(),
+            memory: self.memory.clone(),
+            console: self.console.clone(),
+            protocol: self.protocol,
+            time_limit: self.time_limit.clone(),
+        }
+    }
+}
+
+/// Options as QEMU spells them, in our spelling.
+pub fn habits(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    const HABITS: [(&str, &str); 5] = [
+        ("-kernel", "--kernel"),
+        ("-initrd", "--initrd"),
+        ("-append", "--append"),
+        ("-smp", "--cpus"),
+        ("-cpus", "--cpus"),
+    ];
+    args.map(|arg| {
+        HABITS
+            .iter()
+            .find(|(theirs, _)| arg == *theirs)
+            .map_or(arg, |(_, ours)| (*ours).into())
+    })
+}

@@ -1,0 +1,22 @@
+//! `bantam inspect`: what a kernel image is.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::boot::{Kernel, inspect};
+use crate::error::{ExitStatus, Failure};
+
+/// Options of `bantam inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The kernel image
+    image: PathBuf,
+}
+
+/// Prints what is known of the image.
+pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
+    let kernel =
+        Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
+    super::print_bytes(inspect::inspect(&kernel).text().as_bytes())
+}

@@ -1,0 +1,99 @@
+//! `bantam run`.
+
+use std::io::Write;
+
+use super::args::RunArgs;
+use crate::config::{ConfigError, VmConfig, file};
+use crate::error::{ExitStatus, Failure, say};
+use crate::machine::{Exit, Machine, Plan, StartError, report};
+
+/// Runs a machine; the exit code says how it ended.
+pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
+    start_log(args.verbose);
+    let usage = |error: ConfigError| Failure::new(ExitStatus::Usage, &error);
+    let below = match &args.config {
+        Some(path) => file::read(path).map_err(usage)?,
+        None => crate::config::Layer::default(),
+    };
+    let config = VmConfig::resolve(args.layer().over(below)).map_err(usage)?;
+    let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
+    if args.dry_run {
+        return super::print_bytes(report::describe(&plan).as_bytes());
+    }
+    let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
+    let exit = Machine::build(plan).and_then(Machine::run).map_err(start)?;
+    announce(&exit)
+}
+
+/// What is said about the end: nothing where the guest has ended as it should.
+fn announce(exit: &Exit) -> Result<ExitStatus, Failure> {
+    let status = exit.status();
+    let failure = |error: String, help: &str| {
+        Err(Failure {
+            status,
+            error,
+            help: help.into(),
+        })
+    };
+    match exit {
+        Exit::PoweredOff => log::info!("the guest powered off"),
+        Exit::Reset(how) => log::info!("the guest asked for a reset ({how})"),
+        Exit::Quit => {
+            // The cursor is wherever the guest has left it.
+            say("\nbantam: terminated");
+        }
+        Exit::Signal(name) => {
+            return failure(
+                format!("ended by {name}; the guest did not power off"),
+                "a guest powers off by itself when something in it handles the power button (systemd-logind, acpid)",
+            );
+        }
+        Exit::TimeLimit => {
+            return failure(
+                "ended by the time limit".into(),
+                "give it more with --time-limit, or leave it away",
+            );
+        }
+        Exit::Panicked => {
+            return failure(
+                "the guest's kernel panicked".into(),
+                "its last console lines say why",
+            );
+        }
+        Exit::Defect => {
+            return failure(
+                "a vCPU thread of bantam itself panicked".into(),
+                "this is a defect of bantam: report it with the lines above",
+            );
+        }
+        Exit::Crashed(crash) => {
+            say(&format!("\n{crash}"));
+            return failure(
+                format!("vcpu{} crashed: {}", crash.vcpu, crash.explanation()),
+                crash.help(),
+            );
+        }
+    }
+    Ok(status)
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let env = env_logger::Env::default().filter_or("BANTAM_LOG", level);
+    // Fails only where a logger is set already: then that one stays.
+    let _ = env_logger::Builder::from_env(env)
+        .format(|out, record| {
+            writeln!(
+                out,
+                "bantam: {}: {}",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            )
+        })
+        .try_init();
+}

@@ -1,0 +1,167 @@
+//! What a machine is: [`VmConfig`], made from the command line and a TOML file, checked once.
+//!
+//! ```text
+//!   argv ─────▶ Layer ─┐
+//!                      ├─ Layer::over ─▶ VmConfig::resolve ─▶ VmConfig
+//!   vm.toml ──▶ Layer ─┘
+//! ```
+//!
+//! Both sources hold the same strings under the same names; [`values`] gives them meaning. After
+//! [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
+//! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
+
+pub mod error;
+pub mod file;
+pub mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::arch::x86_64::topology::Topology;
+use crate::boot::ProtocolChoice;
+
+pub use error::ConfigError;
+pub use values::{Console, Disk};
+
+/// Guest memory where nobody says how much.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// One source of settings; what it does not say is `None` or empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// The kernel image.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Added to the command line.
+    pub append: Vec<String>,
+    /// Replaces the default command line.
+    pub cmdline: Option<String>,
+    /// Disks, as `PATH[,ro][,serial=TEXT]`.
+    pub disks: Vec<String>,
+    /// As [`values::topology`] reads it.
+    pub cpus: Option<String>,
+    /// As [`values::memory`] reads it.
+    pub memory: Option<String>,
+    /// As [`values::console`] reads it.
+    pub console: Option<String>,
+    /// How the kernel is entered.
+    pub protocol: Option<ProtocolChoice>,
+    /// As [`values::duration`] reads it.
+    pub time_limit: Option<String>,
+}
+
+impl Layer {
+    /// `self` where it says something, `below` elsewhere. `append` of both is kept, as the kernel
+    /// takes the last of a parameter; a list of disks replaces the one below.
+    pub fn over(self, below: Layer) -> Layer {
+        Layer {
+            kernel: self.kernel.or(below.kernel),
+            initrd: self.initrd.or(below.initrd),
+            append: below.append.into_iter().chain(self.append).collect(),
+            cmdline: self.cmdline.or(below.cmdline),
+            disks: if self.disks.is_empty() {
+                below.disks
+            } else {
+                self.disks
+            },
+            cpus: self.cpus.or(below.cpus),
+            memory: self.memory.or(below.memory),
+            console: self.console.or(below.console),
+            protocol: self.protocol.or(below.protocol),
+            time_limit: self.time_limit.or(below.time_limit),
+        }
+    }
+}
+
+/// A machine, every value in range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmConfig {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Added to the command line.
+    pub append: Vec<String>,
+    /// Replaces the default command line.
+    pub cmdline: Option<String>,
+    /// vda, vdb, ...
+    pub disks: Vec<Disk>,
+    /// vCPUs.
+    pub topology: Topology,
+    /// RAM in bytes, a multiple of 4 KiB.
+    pub memory: u64,
+    /// Where the serial port goes.
+    pub console: Console,
+    /// How the kernel is entered.
+    pub protocol: ProtocolChoice,
+    /// When the machine is ended.
+    pub time_limit: Option<Duration>,
+}
+
+impl VmConfig {
+    /// Reads all values of `layer`.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn resolve(layer: Layer) -> Result<Self, ConfigError> {
+        Ok(VmConfig {
+            kernel: layer.kernel.ok_or(ConfigError::NoKernel)?,
+            initrd: layer.initrd,
+            append: layer.append,
+            cmdline: layer.cmdline,
+            disks: values::disks(&layer.disks)?,
+            topology: match &layer.cpus {
+                Some(text) => values::topology(text)?,
+                None => Topology::flat(1),
+            },
+            memory: match &layer.memory {
+                Some(text) => values::memory(text)?,
+                None => DEFAULT_MEMORY,
+            },
+            console: match &layer.console {
+                Some(text) => values::console(text)?,
+                None => Console::Stdio,
+            },
+            protocol: layer.protocol.unwrap_or_default(),
+            time_limit: layer
+                .time_limit
+                .as_deref()
+                .map(values::duration)
+                .transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = Layer {
+            kernel: Some("a".into()),
+            memory: Some("1G".into()),
+            append: vec!["quiet".into()],
+            disks: vec!["x".into()],
+            ..Layer::default()
+        };
+        let flags = Layer {
+            memory: Some("2G".into()),
+            append: vec!["panic=5".into()],
+            ..Layer::default()
+        };
+        let config = VmConfig::resolve(flags.over(file)).unwrap();
+        assert_eq!(config.memory, 2 << 30);
+        assert_eq!(config.append, ["quiet", "panic=5"]);
+        assert_eq!(config.disks.len(), 1);
+    }
+
+    #[test]
+    fn a_kernel_is_needed() {
+        assert!(matches!(
+            VmConfig::resolve(Layer::default()),
+            Err(ConfigError::NoKernel)
+        ));
+    }
+}

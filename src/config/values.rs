@@ -1,0 +1,433 @@
+//! What the words of a configuration mean: sizes, durations, topologies, disks, consoles.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use crate::arch::x86_64::layout;
+use crate::arch::x86_64::topology::Topology;
+
+/// Below this the boot tables and a kernel have no room.
+const MIN_MEMORY: u64 = 2 << 20;
+const PAGE: u64 = 4096;
+/// Length of a virtio-blk serial number.
+const SERIAL_BYTES: usize = 20;
+
+/// A disk, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The image.
+    pub path: PathBuf,
+    /// Not to be written.
+    pub read_only: bool,
+    /// `serial=`, else one is made from the file.
+    pub serial: Option<String>,
+}
+
+/// Where the guest's serial port goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Console {
+    /// Standard input and output.
+    Stdio,
+    /// Nowhere.
+    None,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// A new pseudo-terminal.
+    Pty,
+}
+
+fn wrong(
+    key: &'static str,
+    value: &str,
+    why: impl Into<String>,
+    help: impl Into<String>,
+) -> ConfigError {
+    ConfigError::Value {
+        key,
+        value: value.into(),
+        why: why.into(),
+        help: help.into(),
+    }
+}
+
+/// Splits `5G` into 5 and `g`.
+fn number_and_unit(text: &str) -> Option<(u64, String)> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit.trim().to_ascii_lowercase()))
+}
+
+/// Guest memory: `512M`, `2G`; a bare number counts MiB, as with QEMU's `-m`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn memory(text: &str) -> Result<u64, ConfigError> {
+    const KEY: &str = "--memory";
+    const FORMS: &str = "write a number with a unit: 512M, 2G";
+    let (number, unit) =
+        number_and_unit(text).ok_or_else(|| wrong(KEY, text, "not a size", FORMS))?;
+    let shift = match unit.as_str() {
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong(KEY, text, format!("unknown unit '{unit}'"), FORMS)),
+    };
+    let limit = max_memory();
+    let too_large = || {
+        wrong(
+            KEY,
+            text,
+            "more than this host can give to a machine",
+            format!("at most {}G on this host", limit >> 30),
+        )
+    };
+    let bytes = number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes <= limit)
+        .ok_or_else(too_large)?;
+    if bytes < MIN_MEMORY {
+        return Err(wrong(
+            KEY,
+            text,
+            "too small for any kernel",
+            "give at least 2M; a Linux guest wants 64M and more",
+        ));
+    }
+    if bytes % PAGE != 0 {
+        return Err(wrong(KEY, text, "not a multiple of 4 KiB", FORMS));
+    }
+    Ok(bytes)
+}
+
+/// Guest memory that the host's physical addresses reach, the hole below 4 GiB subtracted, and
+/// that KVM takes.
+fn max_memory() -> u64 {
+    /// KVM takes up to 2^31 - 1 pages in one memory slot: 4 TiB fit in any case.
+    const SLOT_BITS: u32 = 42;
+    let bits = core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xff;
+    let bits = bits.clamp(36, SLOT_BITS);
+    (1u64 << bits).saturating_sub(layout::MMIO_HOLE_END - layout::MMIO_HOLE_START)
+}
+
+/// A time: `10s`, `500ms`, `2m`, `1h`; a bare number counts seconds.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn duration(text: &str) -> Result<Duration, ConfigError> {
+    const KEY: &str = "--time-limit";
+    const FORMS: &str = "write a number with a unit: 500ms, 30s, 5m, 1h";
+    let not_a_time = || wrong(KEY, text, "not a time", FORMS);
+    let (number, unit) = number_and_unit(text).ok_or_else(not_a_time)?;
+    let millis = match unit.as_str() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong(KEY, text, format!("unknown unit '{unit}'"), FORMS)),
+    };
+    // A timer takes seconds as a signed 64-bit number; a century is enough.
+    const CENTURY_MS: u64 = 100 * 366 * 86_400_000;
+    match number.checked_mul(millis) {
+        Some(0) => Err(wrong(KEY, text, "no time at all", FORMS)),
+        Some(ms) if ms <= CENTURY_MS => Ok(Duration::from_millis(ms)),
+        _ => Err(wrong(KEY, text, "too long", FORMS)),
+    }
+}
+
+/// vCPUs: `4`, or `8,sockets=2,cores=2,threads=2` as with QEMU's `-smp`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn topology(text: &str) -> Result<Topology, ConfigError> {
+    const KEY: &str = "--cpus";
+    const KEYS: &[&str] = &["sockets", "cores", "threads"];
+    const FORMS: &str = "write a number, or 8,sockets=2,cores=2,threads=2";
+    let number = |word: &str| -> Result<u32, ConfigError> {
+        let n = word
+            .trim()
+            .parse::<u64>()
+            .map_err(|_| wrong(KEY, text, format!("'{word}' is not a number"), FORMS))?;
+        match n {
+            0 => Err(wrong(KEY, text, "a machine needs at least one", FORMS)),
+            n if n > u64::from(layout::MAX_CPUS) => Err(wrong(
+                KEY,
+                text,
+                "too many",
+                format!("at most {} vCPUs are possible", layout::MAX_CPUS),
+            )),
+            n => Ok(n as u32),
+        }
+    };
+    let mut total = None;
+    let mut counts: [Option<u32>; 3] = [None; 3];
+    for (at, word) in text.split(',').enumerate() {
+        match word.split_once('=') {
+            None if at == 0 => total = Some(number(word)?),
+            None => return Err(wrong(KEY, text, format!("'{word}' has no value"), FORMS)),
+            Some((key, value)) => {
+                let slot = KEYS
+                    .iter()
+                    .zip(&mut counts)
+                    .find(|(known, _)| **known == key.trim());
+                match slot {
+                    Some((_, slot)) => *slot = Some(number(value)?),
+                    None => {
+                        return Err(ConfigError::UnknownKey {
+                            key: key.into(),
+                            place: KEY.into(),
+                            known: KEYS,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    let [sockets, cores, threads] = counts;
+    let (sockets, threads) = (sockets.unwrap_or(1), threads.unwrap_or(1));
+    let cores = match (cores, total) {
+        (Some(cores), _) => cores,
+        (None, Some(total)) => total
+            .checked_div(sockets.saturating_mul(threads))
+            .unwrap_or(0),
+        (None, None) => 1,
+    };
+    let topology = Topology {
+        sockets,
+        cores,
+        threads,
+    };
+    if let Some(total) = total.filter(|total| *total != topology.cpus()) {
+        return Err(wrong(
+            KEY,
+            text,
+            format!("{sockets} sockets, {cores} cores and {threads} threads do not make {total}"),
+            "sockets times cores times threads must be the number of vCPUs",
+        ));
+    }
+    let highest_id = topology.apic_id(topology.cpus().saturating_sub(1));
+    if topology.cpus() > layout::MAX_CPUS || highest_id > layout::MAX_CPUS {
+        return Err(wrong(
+            KEY,
+            text,
+            "too many APIC ids",
+            format!(
+                "at most {} vCPUs are possible, fewer where counts are no powers of two",
+                layout::MAX_CPUS
+            ),
+        ));
+    }
+    Ok(topology)
+}
+
+/// `stdio`, `none`, `pty` or `file=PATH`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn console(text: &str) -> Result<Console, ConfigError> {
+    const KEY: &str = "--console";
+    const FORMS: &str = "it is one of: stdio, none, pty, file=PATH";
+    match text {
+        "stdio" => Ok(Console::Stdio),
+        "none" => Ok(Console::None),
+        "pty" => Ok(Console::Pty),
+        _ => match text.strip_prefix("file=") {
+            Some("") => Err(wrong(KEY, text, "the path is missing", FORMS)),
+            Some(path) => Ok(Console::File(path.into())),
+            None => Err(wrong(KEY, text, "no such console", FORMS)),
+        },
+    }
+}
+
+/// All disks, in order.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn disks(texts: &[String]) -> Result<Vec<Disk>, ConfigError> {
+    let limit = layout::VIRTIO_GSIS.len();
+    if let Some(extra) = texts.get(limit) {
+        return Err(wrong(
+            "--disk",
+            extra,
+            format!("a machine has at most {limit} disks"),
+            "attach fewer disks",
+        ));
+    }
+    texts.iter().map(|text| disk(text)).collect()
+}
+
+/// `PATH[,ro][,serial=TEXT]`; a comma in the path is written twice, as with QEMU.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn disk(text: &str) -> Result<Disk, ConfigError> {
+    const KEY: &str = "--disk";
+    const KEYS: &[&str] = &["ro", "serial", "path"];
+    let mut words = split_commas(text).into_iter();
+    let first = words.next().unwrap_or_default();
+    let path = first.strip_prefix("path=").unwrap_or(&first);
+    if path.is_empty() {
+        return Err(wrong(
+            KEY,
+            text,
+            "the path is missing",
+            "write --disk PATH[,ro][,serial=TEXT]",
+        ));
+    }
+    let mut disk = Disk {
+        path: path.into(),
+        read_only: false,
+        serial: None,
+    };
+    for word in words {
+        match word.split_once('=') {
+            None if word == "ro" => disk.read_only = true,
+            Some(("ro", value)) if matches!(value, "on" | "off") => {
+                disk.read_only = value == "on";
+            }
+            Some(("serial", value)) => {
+                if value.len() > SERIAL_BYTES || !value.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(wrong(
+                        KEY,
+                        text,
+                        format!("'{value}' is no serial number"),
+                        "give up to 20 printable ASCII characters",
+                    ));
+                }
+                disk.serial = Some(value.into());
+            }
+            _ => {
+                let key = word.split('=').next().unwrap_or_default();
+                if KEYS.contains(&key) {
+                    return Err(wrong(
+                        KEY,
+                        text,
+                        format!("'{word}' is not understood"),
+                        "write --disk PATH[,ro][,serial=TEXT]",
+                    ));
+                }
+                return Err(ConfigError::UnknownKey {
+                    key: key.into(),
+                    place: format!("--disk '{text}'"),
+                    known: KEYS,
+                });
+            }
+        }
+    }
+    Ok(disk)
+}
+
+/// Splits at commas; two in a row are one that belongs to the word.
+fn split_commas(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let doubled = c == ',' && chars.next_if_eq(&',').is_some();
+        if c == ',' && !doubled {
+            words.push(String::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(memory("512M").unwrap(), 512 << 20);
+        assert_eq!(memory("2G").unwrap(), 2 << 30);
+        assert_eq!(memory("256").unwrap(), 256 << 20);
+        assert_eq!(memory(" 4096 kib").unwrap(), 4 << 20);
+        for bad in [
+            "",
+            "0",
+            "0G",
+            "G",
+            "-1G",
+            "1.5G",
+            "12X",
+            "4097K",
+            "99999999999999999999",
+            "20000000T",
+            "1M",
+        ] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("1500ms").unwrap(), Duration::from_millis(1500));
+        assert_eq!(duration("2").unwrap(), Duration::from_secs(2));
+        for bad in ["", "0", "s", "5 parsecs", "18446744073709551615h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn topologies() {
+        assert_eq!(topology("4").unwrap(), Topology::flat(4));
+        let t = Topology {
+            sockets: 2,
+            cores: 2,
+            threads: 2,
+        };
+        assert_eq!(topology("8,sockets=2,cores=2,threads=2").unwrap(), t);
+        assert_eq!(topology("8,sockets=2,threads=2").unwrap(), t);
+        assert_eq!(topology("sockets=2,cores=2,threads=2").unwrap(), t);
+        for bad in [
+            "",
+            "0",
+            "-1",
+            "x",
+            "255",
+            "4,cores=3",
+            "4,core=4",
+            "4,4",
+            "254,sockets=127,cores=2,threads=1,x",
+            "5,sockets=2",
+            "4294967297",
+        ] {
+            assert!(topology(bad).is_err(), "{bad}");
+        }
+        assert!(topology("165,sockets=5,cores=33").is_err(), "ids past 254");
+    }
+
+    #[test]
+    fn disk_words() {
+        let d = disk("a,,b.img,ro,serial=x").unwrap();
+        assert_eq!(d.path, PathBuf::from("a,b.img"));
+        assert!(d.read_only);
+        assert_eq!(d.serial.as_deref(), Some("x"));
+        for bad in [
+            "",
+            ",ro",
+            "a,rx",
+            "a,ro=maybe",
+            "a,serial=123456789012345678901",
+            "a,",
+        ] {
+            assert!(disk(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+            let _ = (memory(&text), duration(&text), topology(&text), disk(&text), console(&text));
+        }
+
+        #[test]
+        fn accepted_topologies_have_ids_that_fit(s in 0u32..300, c in 0u32..300, t in 0u32..300) {
+            if let Ok(topology) = topology(&format!("sockets={s},cores={c},threads={t}")) {
+                proptest::prop_assert!(topology.apic_ids().all(|id| id <= layout::MAX_CPUS));
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Power off and reset: the sleep control and reset registers that the FADT names.
+//!
+//! In hardware-reduced ACPI the operating system enters S5 (soft off) by writing the sleep type
+//! and SLP_EN to one register, and resets by writing a value to another (ACPI 6.5, 4.8.3.7 "Sleep
+//! Control and Status Registers", 4.8.3.6 "Reset Register"). The same device answers the resets of
+//! older habit: PCI's reset control at 0xcf9 (`reboot=p`).
+
+use std::sync::Arc;
+
+use super::BusDevice;
+use crate::arch::x86_64::layout::{RESET_VALUE, S5_SLEEP_TYPE};
+
+const SLP_EN: u8 = 1 << 5;
+const SLP_TYP_SHIFT: u8 = 2;
+const SLP_TYP_MASK: u8 = 0b111;
+/// CF9 bit 2: reset the CPU.
+const CF9_RST_CPU: u8 = 1 << 2;
+
+/// What the guest asks of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerRequest {
+    /// Soft off (S5).
+    PowerOff,
+    /// A reset, and the way by which it was asked for.
+    Reset(&'static str),
+    /// The guest's kernel reports that it has panicked.
+    Panicked,
+}
+
+/// Who is told of a [`PowerRequest`].
+pub type PowerSink = Arc<dyn Fn(PowerRequest) + Send + Sync>;
+
+/// The sleep control, sleep status and reset registers, in this order.
+pub struct AcpiPower {
+    sink: PowerSink,
+}
+
+impl AcpiPower {
+    /// A device that reports to `sink`.
+    pub fn new(sink: PowerSink) -> Self {
+        AcpiPower { sink }
+    }
+}
+
+impl BusDevice for AcpiPower {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(&value) = data.first() else { return };
+        match offset {
+            0 if value & SLP_EN != 0
+                && (value >> SLP_TYP_SHIFT) & SLP_TYP_MASK == S5_SLEEP_TYPE =>
+            {
+                (self.sink)(PowerRequest::PowerOff);
+            }
+            2 if value == RESET_VALUE => (self.sink)(PowerRequest::Reset("ACPI reset register")),
+            _ => {}
+        }
+    }
+}
+
+/// PCI's reset control register.
+pub struct PciReset {
+    sink: PowerSink,
+}
+
+impl PciReset {
+    /// A device that reports to `sink`.
+    pub fn new(sink: PowerSink) -> Self {
+        PciReset { sink }
+    }
+}
+
+impl BusDevice for PciReset {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, _offset: u64, data: &[u8]) {
+        if data.first().is_some_and(|value| value & CF9_RST_CPU != 0) {
+            (self.sink)(PowerRequest::Reset("port 0xcf9"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    fn recorder() -> (PowerSink, Arc<Mutex<Vec<PowerRequest>>>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        (Arc::new(move |r| sink.lock().unwrap().push(r)), seen)
+    }
+
+    #[test]
+    fn only_s5_with_slp_en_powers_off() {
+        let (sink, seen) = recorder();
+        let dev = AcpiPower::new(sink);
+        dev.write(0, &[S5_SLEEP_TYPE << SLP_TYP_SHIFT]);
+        dev.write(0, &[SLP_EN | 3 << SLP_TYP_SHIFT]);
+        assert!(seen.lock().unwrap().is_empty());
+        dev.write(0, &[SLP_EN | S5_SLEEP_TYPE << SLP_TYP_SHIFT]);
+        assert_eq!(*seen.lock().unwrap(), [PowerRequest::PowerOff]);
+    }
+
+    #[test]
+    fn both_reset_registers_reset() {
+        let (sink, seen) = recorder();
+        AcpiPower::new(sink.clone()).write(2, &[RESET_VALUE]);
+        let cf9 = PciReset::new(sink);
+        cf9.write(0, &[0x02]);
+        cf9.write(0, &[0x06]);
+        assert_eq!(seen.lock().unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,28 @@
+//! Bantam: a minimal KVM hypervisor.
+//!
+//! One process opens /dev/kvm, maps guest memory, loads a kernel and drives vCPU threads, while the
+//! serial console and virtio-blk disks are served by an epoll event loop. To read it, take the rooms
+//! in this order:
+//!
+//! 1. [`cli`]: what a user types; [`config`]: what a machine is, every value checked once;
+//! 2. [`machine`]: from a configuration to a running machine and to its exit, the only place where
+//!    the parts meet. Start with [`machine::plan`], [`machine::builder`], [`machine::vcpu`];
+//! 3. [`arch`]: memory layout, registers, CPUID, ACPI: what the guest takes for a PC;
+//! 4. [`boot`]: what a kernel image is and how it is entered;
+//! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
+//! 6. [`storage`]: where sectors live; [`terminal`]: raw mode that always ends.
+//!
+//! Arrows point one way: `cli -> machine -> { boot, devices, virtio, storage } -> arch`. Only
+//! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that
+//! a unit test can give it.
+
+pub mod arch;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod devices;
+pub mod error;
+pub mod machine;
+pub mod storage;
+pub mod terminal;
+pub mod virtio;

@@ -1,0 +1,257 @@
+//! The console on the event loop: bytes between the UART and the world.
+//!
+//! ```text
+//!   UART wake-up ─▶ ring ─▶ Output;  full? wait for EPOLLOUT
+//!   stdin ─▶ (terminal: escape keys) ─▶ pending ─▶ receive FIFO;  full? wait for the guest
+//! ```
+//!
+//! A pipe is read only when the guest has taken what came before, so a flood waits in the pipe. A
+//! terminal is always read, or Ctrl-a x would not work with a guest that does not read; what the
+//! guest has no room for is kept up to a bound and then lost, as on a real serial line.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use super::exit::{Exit, ExitBox};
+use super::output::{Output, Wrote};
+use crate::devices::serial::Uart;
+use crate::error::say;
+use crate::terminal::keys::{Action, HELP, Keys};
+
+/// Bytes typed ahead of a guest that does not read.
+const MAX_PENDING: usize = 16 * 1024;
+const CHUNK: usize = 4096;
+/// Chunks written before other events get their turn: a guest can print without end.
+const CHUNKS_PER_TURN: usize = 8;
+
+const WAKE: u32 = 0;
+const INPUT: u32 = 1;
+const OUTPUT: u32 = 2;
+
+/// Where input comes from.
+pub struct Input {
+    file: File,
+    /// Escape keys, for a terminal.
+    keys: Option<Keys>,
+    /// epoll watches it now.
+    watched: bool,
+    /// epoll cannot watch it, as it is a plain file: always readable.
+    plain_file: bool,
+}
+
+impl Input {
+    /// Reads from `file`, with escape keys if `terminal`.
+    pub fn new(file: File, terminal: bool) -> Self {
+        Input {
+            file,
+            keys: terminal.then(Keys::default),
+            watched: false,
+            plain_file: false,
+        }
+    }
+}
+
+/// The subscriber.
+pub struct Console {
+    uart: Arc<Uart>,
+    input: Option<Input>,
+    pending: VecDeque<u8>,
+    output: Output,
+    output_watched: bool,
+    exit: Arc<ExitBox>,
+    state: Box<dyn Fn() -> String>,
+}
+
+impl Console {
+    /// Ties `uart` to the outside; `state` is what Ctrl-a c shows.
+    pub fn new(
+        uart: Arc<Uart>,
+        input: Option<Input>,
+        output: Output,
+        exit: Arc<ExitBox>,
+        state: Box<dyn Fn() -> String>,
+    ) -> Self {
+        Console {
+            uart,
+            input,
+            pending: VecDeque::new(),
+            output,
+            output_watched: false,
+            exit,
+            state,
+        }
+    }
+
+    fn pump_output(&mut self, ops: &mut EventOps) {
+        let mut chunk = [0; CHUNK];
+        for _ in 0..CHUNKS_PER_TURN {
+            let count = self.uart.peek_output(&mut chunk);
+            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                self.watch_output(ops, false);
+                return;
+            };
+            match self.output.write(bytes) {
+                Wrote::Bytes(done) => self.uart.consume_output(done),
+                Wrote::Full => {
+                    self.watch_output(ops, true);
+                    return;
+                }
+            }
+        }
+        let _ = self.uart.wake_fd().write(1);
+    }
+
+    /// Writes what the guest has said last, until `deadline`.
+    pub fn drain(&mut self, deadline: Instant) {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let count = self.uart.peek_output(&mut chunk);
+            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                return;
+            };
+            match self.output.write(bytes) {
+                Wrote::Bytes(done) => self.uart.consume_output(done),
+                Wrote::Full if Instant::now() >= deadline => return,
+                Wrote::Full => {
+                    self.output.wait(deadline);
+                }
+            }
+        }
+    }
+
+    fn watch_output(&mut self, ops: &mut EventOps, wanted: bool) {
+        let Some(fd) = self.output.fd().filter(|_| self.output_watched != wanted) else {
+            return;
+        };
+        let events = Events::with_data_raw(fd, OUTPUT, EventSet::OUT);
+        let result = if wanted {
+            ops.add(events)
+        } else {
+            ops.remove(events)
+        };
+        match result {
+            Ok(()) => self.output_watched = wanted,
+            Err(error) => log::warn!("cannot watch the console's output: {error}"),
+        }
+    }
+
+    /// Moves input on as far as it goes.
+    fn pump_input(&mut self, ops: &mut EventOps) {
+        loop {
+            self.feed();
+            let Some(input) = &mut self.input else { return };
+            let wanted = input.keys.is_some() || self.pending.is_empty();
+            if input.plain_file && wanted {
+                if !self.read_input() {
+                    self.input = None;
+                }
+                continue;
+            }
+            if input.watched != wanted && !input.plain_file {
+                let events = Events::with_data(&input.file, INPUT, EventSet::IN);
+                let result = if wanted {
+                    ops.add(events)
+                } else {
+                    ops.remove(events)
+                };
+                match result {
+                    Ok(()) => input.watched = wanted,
+                    // EPERM: a plain file, which epoll does not take.
+                    Err(_) if wanted => {
+                        input.plain_file = true;
+                        continue;
+                    }
+                    Err(_) => {}
+                }
+            }
+            return;
+        }
+    }
+
+    /// Hands pending bytes to the UART.
+    fn feed(&mut self) {
+        while !self.pending.is_empty() {
+            let taken = self.uart.receive(self.pending.as_slices().0);
+            if taken == 0 {
+                return;
+            }
+            self.pending.drain(..taken);
+        }
+    }
+
+    /// Reads once; false at the end of input, which is no error.
+    fn read_input(&mut self) -> bool {
+        let Some(input) = &mut self.input else {
+            return false;
+        };
+        let mut chunk = [0; CHUNK];
+        let bytes = match input.file.read(&mut chunk) {
+            Ok(0) => return false,
+            Ok(count) => chunk.get(..count).unwrap_or_default(),
+            Err(error) => {
+                return matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                );
+            }
+        };
+        let Some(mut keys) = input.keys.take() else {
+            self.pending.extend(bytes);
+            return true;
+        };
+        for byte in bytes {
+            match keys.filter(*byte) {
+                Ok(byte) if self.pending.len() < MAX_PENDING => self.pending.extend(byte),
+                Ok(_) => {}
+                Err(action) => self.act(action),
+            }
+        }
+        if let Some(input) = &mut self.input {
+            input.keys = Some(keys);
+        }
+        true
+    }
+
+    fn act(&self, action: Action) {
+        match action {
+            Action::Quit => self.exit.post(Exit::Quit),
+            Action::State => say(&format!("\n{}", (self.state)())),
+            Action::Help => say(&format!("\n{HELP}")),
+        }
+    }
+}
+
+impl MutEventSubscriber for Console {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            WAKE => {
+                let _ = self.uart.wake_fd().read();
+                self.pump_output(ops);
+                self.pump_input(ops);
+            }
+            INPUT => {
+                if !self.read_input()
+                    && let Some(input) = self.input.take()
+                {
+                    let _ = ops.remove(Events::empty(&input.file));
+                }
+                self.pump_input(ops);
+            }
+            _ => self.pump_output(ops),
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let wake = Events::with_data_raw(self.uart.wake_fd().as_raw_fd(), WAKE, EventSet::IN);
+        if let Err(error) = ops.add(wake) {
+            log::error!("cannot watch the serial port: {error}");
+        }
+        self.pump_input(ops);
+    }
+}

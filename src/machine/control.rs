@@ -1,0 +1,112 @@
+//! What ends a machine from outside: signals and the time limit.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::exit::{Exit, ExitBox};
+use super::signals::{self, Signals};
+use crate::devices::IrqLine;
+
+/// How long a guest has to power off after its power button was pressed.
+const GRACE: Duration = Duration::from_secs(10);
+
+const STOP: u32 = 0;
+const SIGNAL: u32 = 1;
+const LIMIT: u32 = 2;
+const GRACE_OVER: u32 = 3;
+
+/// The subscriber.
+pub struct Control {
+    exit: Arc<ExitBox>,
+    signals: Signals,
+    power_button: IrqLine,
+    limit: Option<TimerFd>,
+    grace: TimerFd,
+    pressed_by: Option<&'static str>,
+    on_continue: Box<dyn Fn()>,
+}
+
+impl Control {
+    /// `power_button` is pulled at the first signal; `on_continue` is called after SIGCONT.
+    ///
+    /// # Errors
+    /// When the host gives no timers.
+    pub fn new(
+        exit: Arc<ExitBox>,
+        signals: Signals,
+        power_button: IrqLine,
+        time_limit: Option<Duration>,
+        on_continue: Box<dyn Fn()>,
+    ) -> std::io::Result<Self> {
+        let limit = match time_limit {
+            None => None,
+            Some(time) => {
+                let mut timer = TimerFd::new()?;
+                timer.reset(time, None)?;
+                Some(timer)
+            }
+        };
+        Ok(Control {
+            exit,
+            signals,
+            power_button,
+            limit,
+            grace: TimerFd::new()?,
+            pressed_by: None,
+            on_continue,
+        })
+    }
+
+    fn on_signal(&mut self, signal: libc::c_int) {
+        if signal == libc::SIGCONT {
+            (self.on_continue)();
+            return;
+        }
+        let name = signals::name(signal);
+        if self.pressed_by.is_some() || self.grace.reset(GRACE, None).is_err() {
+            self.exit.post(Exit::Signal(name));
+            return;
+        }
+        log::info!("{name}: pressing the guest's power button; once more, or 10 s, ends it");
+        self.pressed_by = Some(name);
+        self.power_button.pull();
+    }
+}
+
+impl MutEventSubscriber for Control {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            SIGNAL => {
+                while let Some(signal) = self.signals.next() {
+                    self.on_signal(signal);
+                }
+            }
+            LIMIT => self.exit.post(Exit::TimeLimit),
+            GRACE_OVER => self
+                .exit
+                .post(Exit::Signal(self.pressed_by.unwrap_or("a signal"))),
+            // The loop looks at the exit box itself. The event stays, but only this once.
+            _ => {
+                let _ = ops.remove(Events::empty(self.exit.wake_fd()));
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let limit = self.limit.as_ref().map(|timer| (timer.as_raw_fd(), LIMIT));
+        let watched = [
+            (self.exit.wake_fd().as_raw_fd(), STOP),
+            (self.signals.as_raw_fd(), SIGNAL),
+            (self.grace.as_raw_fd(), GRACE_OVER),
+        ];
+        for (fd, data) in watched.into_iter().chain(limit) {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
+                log::error!("cannot watch for the end of the machine: {error}");
+            }
+        }
+    }
+}

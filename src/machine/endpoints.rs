@@ -1,0 +1,138 @@
+//! Opens what the configuration calls a console.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::console::Input;
+use super::error::{StartError, host};
+use super::output::Output;
+use crate::config;
+use crate::error::say;
+use crate::terminal::raw::{self, RawMode};
+
+/// Both ends of a console, and the terminal's mode if it was changed.
+pub struct Endpoints {
+    /// Where input comes from.
+    pub input: Option<Input>,
+    /// Where output goes.
+    pub output: Output,
+    /// Raw mode, as long as the machine runs.
+    pub raw: Option<Rc<RawMode>>,
+    /// Kept open, so that a reader may come and go.
+    pub pty_slave: Option<File>,
+}
+
+/// Opens `console`. A terminal is made raw here, so this comes last of all that can fail.
+///
+/// # Errors
+/// When a file cannot be made or the terminal cannot be set.
+pub fn open(console: &config::Console) -> Result<Endpoints, StartError> {
+    match console {
+        config::Console::None => Ok(Endpoints {
+            input: None,
+            output: Output::none(),
+            raw: None,
+            pty_slave: None,
+        }),
+        config::Console::Stdio => stdio(),
+        config::Console::File(path) => to_file(path),
+        config::Console::Pty => pty().map_err(host("make a pseudo-terminal")),
+    }
+}
+
+fn stdio() -> Result<Endpoints, StartError> {
+    let terminal = raw::is_terminal();
+    let raw = if raw::owns_terminal() {
+        let raw = RawMode::enter().map_err(host("put the terminal into raw mode"))?;
+        Some(Rc::new(raw))
+    } else {
+        None
+    };
+    // A terminal that is not ours to read (a job in the background) is left alone.
+    let readable = !terminal || raw.is_some();
+    let input = readable.then(stdin).flatten();
+    Ok(Endpoints {
+        input: input.map(|file| Input::new(file, terminal)),
+        output: Output::stdout(),
+        raw,
+        pty_slave: None,
+    })
+}
+
+/// A descriptor of our own for standard input; `None` where there is none (`<&-`).
+fn stdin() -> Option<File> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
+    let fd = unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
+    // SAFETY: where it is one, the descriptor is new and nobody else's.
+    (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })
+}
+
+fn to_file(path: &Path) -> Result<Endpoints, StartError> {
+    let what = format!("write the console to {}", path.display());
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        // A FIFO without a reader is an error instead of a wait.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(host(&what))?;
+    let plain = file.metadata().is_ok_and(|meta| meta.is_file());
+    Ok(Endpoints {
+        input: None,
+        output: if plain {
+            Output::file(file)
+        } else {
+            Output::lossy(file)
+        },
+        raw: None,
+        pty_slave: None,
+    })
+}
+
+fn pty() -> io::Result<Endpoints> {
+    let master = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open("/dev/ptmx")?;
+    let fd = master.as_raw_fd();
+    let mut name = [0 as libc::c_char; 64];
+    // SAFETY: takes a descriptor alone.
+    if unsafe { libc::unlockpt(fd) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: writes at most `name.len()` bytes; returns the error's number.
+    match unsafe { libc::ptsname_r(fd, name.as_mut_ptr(), name.len()) } {
+        0 => {}
+        errno => return Err(io::Error::from_raw_os_error(errno)),
+    }
+    // SAFETY: ptsname_r succeeded, so the buffer holds a string with its NUL.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    let path = name.to_string_lossy().into_owned();
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(&path)?;
+    let mut termios = std::mem::MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: tcgetattr fills the struct before cfmakeraw and tcsetattr read it.
+    unsafe {
+        if libc::tcgetattr(slave.as_raw_fd(), termios.as_mut_ptr()) == 0 {
+            libc::cfmakeraw(termios.as_mut_ptr());
+            libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, termios.as_ptr());
+        }
+    }
+    say(&format!("console: {path}"));
+    Ok(Endpoints {
+        input: Some(Input::new(master.try_clone()?, false)),
+        output: Output::lossy(master),
+        raw: None,
+        pty_slave: Some(slave),
+    })
+}

@@ -1,0 +1,97 @@
+//! Why a machine cannot be started, once its configuration and files are in order.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::host;
+use crate::error::{Help, io_reason};
+
+/// See [`Machine`](super::Machine).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// /dev/kvm cannot be opened or used.
+    #[error(transparent)]
+    Kvm(#[from] host::KvmError),
+    /// mmap(2) refused.
+    #[error("cannot map {} MiB of guest memory: {reason}", bytes >> 20)]
+    Memory {
+        /// Asked for.
+        bytes: u64,
+        /// The host's reason.
+        reason: String,
+    },
+    /// More vCPUs than KVM makes.
+    #[error("--cpus {cpus}: KVM on this host makes at most {max}")]
+    Cpus {
+        /// Asked for.
+        cpus: u32,
+        /// KVM_CAP_MAX_VCPUS.
+        max: usize,
+    },
+    /// A KVM call failed.
+    #[error("{call} failed: {}", io_reason(source))]
+    Call {
+        /// The ioctl.
+        call: &'static str,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// Another call of the host failed.
+    #[error("cannot {what}: {}", io_reason(source))]
+    Host {
+        /// What was to be done.
+        what: String,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// A file has changed since it was looked at.
+    #[error("cannot load {} into guest memory: {}", path.display(), io_reason(source))]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Boot tables could not be written.
+    #[error("cannot write the boot tables: {0}")]
+    Tables(String),
+}
+
+impl Help for StartError {
+    fn help(&self) -> String {
+        match self {
+            StartError::Kvm(error) => error.help(),
+            StartError::Memory { .. } => {
+                "give the machine less with --memory; 'free -m' shows what this host has".into()
+            }
+            StartError::Cpus { max, .. } => format!("give at most --cpus {max}"),
+            StartError::Call { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
+                "raise the limit of open files: ulimit -n 4096".into()
+            }
+            StartError::Call { .. } => {
+                "'bantam check' tells whether this host has what is needed".into()
+            }
+            StartError::Host { .. } => "see the reason above".into(),
+            StartError::Load { .. } => {
+                "do not change images while a machine starts from them".into()
+            }
+            StartError::Tables(_) => "give the machine more memory with --memory".into(),
+        }
+    }
+}
+
+/// Turns a failed KVM call into an error that names it.
+pub(super) fn call(call: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> StartError {
+    move |error| StartError::Call {
+        call,
+        source: error.into(),
+    }
+}
+
+/// Turns a failed host call into an error that says what was to be done.
+pub(super) fn host(what: &str) -> impl Fn(io::Error) -> StartError + '_ {
+    move |source| StartError::Host {
+        what: what.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,51 @@
+//! The event loop: epoll, and who listens on what.
+//!
+//! | subscriber | file descriptors |
+//! |---|---|
+//! | [`Control`](super::control::Control) | end of the machine, signals, time limit |
+//! | [`Console`](super::console::Console) | stdin, stdout when it was full, the UART's wake-up |
+//! | [`BlockIo`](super::block_io::BlockIo) | the ioeventfd of a disk's queue |
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+
+use super::error::StartError;
+
+/// Any subscriber.
+pub type Subscriber = Box<dyn MutEventSubscriber>;
+
+/// The loop of the main thread.
+pub struct EventLoop(EventManager<Subscriber>);
+
+impl EventLoop {
+    /// A loop without subscribers.
+    ///
+    /// # Errors
+    /// When the host gives no epoll instance.
+    pub fn new() -> Result<Self, StartError> {
+        EventManager::new()
+            .map(EventLoop)
+            .map_err(|error| StartError::Host {
+                what: "make an event loop".into(),
+                source: std::io::Error::other(error.to_string()),
+            })
+    }
+
+    /// Adds a subscriber, which registers its file descriptors.
+    pub fn add(&mut self, subscriber: Subscriber) {
+        self.0.add_subscriber(subscriber);
+    }
+
+    /// Waits for events and hands them out.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2).
+    pub fn run_once(&mut self) -> Result<(), StartError> {
+        match self.0.run() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StartError::Host {
+                what: "wait for events".into(),
+                source: std::io::Error::other(error.to_string()),
+            }),
+        }
+    }
+}

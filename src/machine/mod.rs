@@ -1,0 +1,41 @@
+//! The machine: the only place where the parts meet.
+//!
+//! ```text
+//!   VmConfig ─▶ Plan ─────▶ Machine ──────▶ Exit
+//!               files       KVM calls       threads have ended
+//!               checked     in order        (run)
+//! ```
+//!
+//! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
+//! - [`builder`]: the KVM calls, in order, each with the reason for its place;
+//! - [`run`]: its life, from the first thread to the last;
+//! - [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
+//! - [`bus`]: an address and the device behind it;
+//! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`] and [`output`]),
+//!   [`control`] (with [`signals`]) and [`block_io`] are on it;
+//! - [`exit`]: why a machine has ended; [`crash`]: what can be said of a crash;
+//! - [`host`]: what this host can do.
+
+pub mod block_io;
+pub mod builder;
+pub mod bus;
+pub mod console;
+pub mod control;
+pub mod crash;
+pub mod endpoints;
+pub mod error;
+pub mod event_loop;
+pub mod exit;
+pub mod host;
+pub mod memory;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod signals;
+pub mod vcpu;
+
+pub use builder::Machine;
+pub use error::StartError;
+pub use exit::Exit;
+pub use plan::{Plan, PlanError};

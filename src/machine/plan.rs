@@ -1,0 +1,186 @@
+//! Files opened and checked, addresses decided: all that can be known without KVM.
+//!
+//! Mistakes end here, before anything has been started. `bantam run --dry-run` prints the result.
+
+use std::path::PathBuf;
+
+use crate::arch::x86_64::acpi::VirtioMmio;
+use crate::arch::x86_64::layout;
+use crate::boot::cmdline::{self, CmdlineError};
+use crate::boot::initrd::InitrdError;
+use crate::boot::{Initrd, Kernel, KernelError, Placement};
+use crate::config::{Disk, VmConfig};
+use crate::error::{ExitStatus, Help};
+use crate::storage::{OpenError, RawDisk};
+use crate::virtio::mmio::MMIO_SIZE;
+
+/// A disk with its file and its place.
+#[derive(Debug)]
+pub struct PlannedDisk {
+    /// As configured.
+    pub config: Disk,
+    /// The image, open and locked.
+    pub image: RawDisk,
+    /// What GET_ID answers.
+    pub serial: String,
+    /// Registers and interrupt.
+    pub slot: VirtioMmio,
+}
+
+/// A machine that could be started.
+#[derive(Debug)]
+pub struct Plan {
+    /// What was asked for.
+    pub config: VmConfig,
+    /// The kernel image.
+    pub kernel: Kernel,
+    /// Where it goes.
+    pub placement: Placement,
+    /// The initrd, if there is one.
+    pub initrd: Option<Initrd>,
+    /// The final command line.
+    pub cmdline: String,
+    /// vda, vdb, ...
+    pub disks: Vec<PlannedDisk>,
+}
+
+/// Why a machine cannot be started as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The kernel image.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initrd.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The command line.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// A disk image.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// One image under two names, or twice under one.
+    #[error("disks {} and {} are the same image", first.display(), second.display())]
+    SameDisk {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+}
+
+impl PlanError {
+    /// The exit code: 2 where the words are wrong, 3 where the files are.
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            PlanError::Cmdline(_) | PlanError::SameDisk { .. } => ExitStatus::Usage,
+            PlanError::Kernel(_) | PlanError::Initrd(_) | PlanError::Disk(_) => ExitStatus::Start,
+        }
+    }
+}
+
+impl Help for PlanError {
+    fn help(&self) -> String {
+        match self {
+            PlanError::Kernel(error) => error.help(),
+            PlanError::Initrd(error) => error.help(),
+            PlanError::Cmdline(error) => error.help(),
+            PlanError::Disk(error) => error.help(),
+            PlanError::SameDisk { .. } => {
+                "attach it once; two disks that write to one image destroy it".into()
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Opens and checks everything that `config` names.
+    ///
+    /// # Errors
+    /// See [`PlanError`].
+    pub fn new(config: VmConfig) -> Result<Self, PlanError> {
+        let kernel = Kernel::open(&config.kernel)?;
+        let placement = kernel.place(config.protocol, config.memory)?;
+        let initrd = config
+            .initrd
+            .as_deref()
+            .map(|path| Initrd::place(path, &placement, config.memory))
+            .transpose()?;
+        let root = root_argument(&config);
+        let cmdline = cmdline::compose(config.cmdline.as_deref(), &config.append, root);
+        cmdline::check(&cmdline, placement.cmdline_max)?;
+        let disks = open_disks(&config.disks)?;
+        Ok(Plan {
+            config,
+            kernel,
+            placement,
+            initrd,
+            cmdline,
+            disks,
+        })
+    }
+
+    /// The register pages of all virtio devices.
+    pub fn virtio_slots(&self) -> Vec<VirtioMmio> {
+        self.disks.iter().map(|disk| disk.slot).collect()
+    }
+}
+
+/// With a disk and no initrd that would look for it, the first disk is the root.
+fn root_argument(config: &VmConfig) -> Option<&'static str> {
+    match (config.disks.first(), &config.initrd) {
+        (Some(disk), None) if disk.read_only => Some("root=/dev/vda ro"),
+        (Some(_), None) => Some("root=/dev/vda rw"),
+        _ => None,
+    }
+}
+
+fn open_disks(configs: &[Disk]) -> Result<Vec<PlannedDisk>, PlanError> {
+    let mut disks: Vec<PlannedDisk> = Vec::new();
+    // The configuration has checked that there are lines for all of them.
+    let places = (layout::VIRTIO_MMIO_START..).step_by(MMIO_SIZE as usize);
+    for ((config, gsi), base) in configs.iter().zip(layout::VIRTIO_GSIS).zip(places) {
+        // Before the lock says only "in use": by ourselves?
+        let same = disks.iter().find(|disk| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(&config.path)
+                .is_ok_and(|meta| (meta.dev(), meta.ino()) == disk.image.identity())
+        });
+        if let Some(other) = same.filter(|other| !(other.config.read_only && config.read_only)) {
+            return Err(PlanError::SameDisk {
+                first: other.config.path.clone(),
+                second: config.path.clone(),
+            });
+        }
+        let image = RawDisk::open(&config.path, config.read_only)?;
+        disks.push(PlannedDisk {
+            serial: config
+                .serial
+                .clone()
+                .unwrap_or_else(|| serial_from(image.identity())),
+            config: config.clone(),
+            image,
+            slot: VirtioMmio {
+                base: base as u32, // below 4 GiB: see layout
+                len: MMIO_SIZE as u32,
+                gsi,
+            },
+        });
+    }
+    Ok(disks)
+}
+
+/// 20 characters that stay the same as long as the file does.
+fn serial_from((device, inode): (u64, u64)) -> String {
+    format!("{:04x}{:016x}", device & 0xffff, inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_have_20_characters() {
+        assert_eq!(serial_from((u64::MAX, 7)), "ffff0000000000000007");
+    }
+}

@@ -1,0 +1,139 @@
+//! `--dry-run`: the machine as it would be, in a form to read and to compare.
+
+use std::fmt::{self, Write};
+
+use super::plan::Plan;
+use crate::arch::x86_64::{e820, layout};
+use crate::boot::kernel::Format;
+use crate::config::Console;
+use crate::storage::Storage;
+
+/// The whole report.
+pub fn describe(plan: &Plan) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write_all(&mut text, plan);
+    text
+}
+
+fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
+    let placement = &plan.placement;
+    let source = &plan.kernel.source;
+    writeln!(out, "cpus      {}", plan.config.topology)?;
+    writeln!(out, "memory    {} MiB", plan.config.memory >> 20)?;
+    let format = match &plan.kernel.format {
+        Format::Elf(_) => "ELF".to_owned(),
+        Format::BzImage(image) => format!("bzImage ({})", image.compression.name()),
+    };
+    writeln!(
+        out,
+        "kernel    {} ({format}, {})",
+        source.path().display(),
+        placement.protocol.name()
+    )?;
+    writeln!(out, "entry     {:#x}", placement.entry)?;
+    if let Some(initrd) = &plan.initrd {
+        writeln!(
+            out,
+            "initrd    {} ({} bytes)",
+            initrd.source().path().display(),
+            initrd.len()
+        )?;
+    }
+    let console = match &plan.config.console {
+        Console::Stdio => "standard input and output".to_owned(),
+        Console::None => "none".to_owned(),
+        Console::Pty => "a new pseudo-terminal".to_owned(),
+        Console::File(path) => path.display().to_string(),
+    };
+    writeln!(out, "console   {console}")?;
+    if let Some(limit) = plan.config.time_limit {
+        writeln!(out, "limit     {} s", limit.as_secs_f64())?;
+    }
+    writeln!(out, "cmdline   {}", plan.cmdline)?;
+    write_memory(out, plan)?;
+    write_devices(out, plan)
+}
+
+fn write_memory(out: &mut String, plan: &Plan) -> fmt::Result {
+    let mut lines: Vec<(u64, u64, String)> = e820::map(plan.config.memory)
+        .into_iter()
+        .map(|e| {
+            let kind = match e.kind {
+                e820::Kind::Ram => "RAM",
+                e820::Kind::Reserved => "reserved",
+            };
+            (e.start, e.end(), kind.to_owned())
+        })
+        .collect();
+    for segment in &plan.placement.segments {
+        let end = segment.address.saturating_add(segment.memory_len);
+        lines.push((segment.address, end, "  kernel".into()));
+    }
+    if let Some(initrd) = &plan.initrd {
+        let start = initrd.address();
+        lines.push((start, start.saturating_add(initrd.len()), "  initrd".into()));
+    }
+    lines.push((
+        layout::ACPI_TABLES,
+        layout::HIGH_RAM_START,
+        "  ACPI tables".into(),
+    ));
+    lines.sort_by_key(|line| line.0);
+    writeln!(out, "\nmemory map")?;
+    for (start, end, what) in lines {
+        writeln!(
+            out,
+            "  {start:#012x}-{:#012x}  {what}",
+            end.saturating_sub(1)
+        )?;
+    }
+    Ok(())
+}
+
+fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
+    writeln!(out, "\ndevices")?;
+    let mut port = |first: u16, count: u16, irq: &str, what: &str| {
+        let last = first.saturating_add(count).saturating_sub(1);
+        let range = format!("port {first:#x}-{last:#x}");
+        writeln!(out, "  {range:<24}{irq:<8}{what}")
+    };
+    port(
+        layout::I8042_PORT,
+        layout::I8042_PORTS,
+        "-",
+        "keyboard controller (reset)",
+    )?;
+    port(
+        layout::COM1_PORT,
+        layout::COM1_PORTS,
+        &format!("irq {}", layout::COM1_GSI),
+        "serial port, ttyS0",
+    )?;
+    port(layout::PVPANIC_PORT, 1, "-", "pvpanic")?;
+    port(
+        layout::POWER_PORT,
+        layout::POWER_PORTS,
+        &format!("irq {}", layout::POWER_BUTTON_GSI),
+        "power off, reset, power button",
+    )?;
+    port(layout::CF9_PORT, 1, "-", "PCI reset control")?;
+    for (disk, letter) in plan.disks.iter().zip('a'..) {
+        let end = disk
+            .slot
+            .base
+            .saturating_add(disk.slot.len)
+            .saturating_sub(1);
+        let range = format!("{:#x}-{end:#x}", disk.slot.base);
+        let irq = format!("irq {}", disk.slot.gsi);
+        writeln!(
+            out,
+            "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
+            disk.config.path.display(),
+            disk.image.len() / crate::storage::SECTOR_BYTES,
+            if disk.config.read_only { "ro" } else { "rw" },
+            disk.serial
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! A machine's life: threads start, events come, threads end, the terminal is given back.
+
+use std::cell::RefCell;
+use std::os::unix::thread::JoinHandleExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::builder::Machine;
+use super::console::Console;
+use super::control::Control;
+use super::endpoints;
+use super::error::{StartError, host};
+use super::event_loop::EventLoop;
+use super::exit::Exit;
+use super::signals::Signals;
+use super::vcpu::{self, Counters};
+
+/// How long the last output may take to reach its reader once the machine has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A thread that has not reacted to a kick by now gets another.
+const KICK_AGAIN: Duration = Duration::from_millis(20);
+
+impl Machine {
+    /// Runs the machine to its end.
+    ///
+    /// # Errors
+    /// When threads or the console cannot be had. Once the guest runs, every end is an [`Exit`].
+    pub fn run(self) -> Result<Exit, StartError> {
+        let signals = Signals::block().map_err(host("watch for signals"))?;
+        vcpu::install_kick_handler().map_err(host("install a signal handler"))?;
+        let mut events = EventLoop::new()?;
+        let ends = endpoints::open(&self.console)?;
+        let raw = ends.raw.clone();
+        let state = describe_state(&self);
+        let console = Rc::new(RefCell::new(Console::new(
+            self.uart.clone(),
+            ends.input,
+            ends.output,
+            self.exit.clone(),
+            state,
+        )));
+        let control = Control::new(
+            self.exit.clone(),
+            signals,
+            self.power_button,
+            self.time_limit,
+            Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
+        )
+        .map_err(host("make a timer"))?;
+        events.add(Box::new(control));
+        events.add(Box::new(console.clone()));
+        for disk in self.disks {
+            events.add(Box::new(disk));
+        }
+
+        let mut threads = Vec::new();
+        let mut result = Ok(());
+        for (index, (vcpu, _)) in self.vcpus.into_iter().enumerate() {
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || vcpu.run())
+                .map_err(host("start a vCPU thread"));
+            match thread {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    result = Err(error);
+                    self.exit.post(Exit::Quit);
+                    break;
+                }
+            }
+        }
+        while !self.exit.stopped() {
+            if let Err(error) = events.run_once() {
+                result = Err(error);
+                self.exit.post(Exit::Quit);
+            }
+        }
+        stop(threads);
+        console.borrow_mut().drain(Instant::now() + LAST_WORDS);
+        // Ends raw mode, before anything is printed about the exit.
+        drop((console, events, ends.raw));
+        result?;
+        Ok(self.exit.take().unwrap_or(Exit::Quit))
+    }
+}
+
+/// Kicks vCPU threads out of KVM_RUN until all have ended.
+fn stop(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        while !thread.is_finished() {
+            // SAFETY: the thread has not been joined, so its id is valid; the signal has a
+            // handler.
+            unsafe { libc::pthread_kill(thread.as_pthread_t(), vcpu::kick_signal()) };
+            let patience = Instant::now() + KICK_AGAIN;
+            while !thread.is_finished() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        // A thread that panicked has said so on stderr.
+        let _ = thread.join();
+    }
+}
+
+/// What Ctrl-a c shows.
+fn describe_state(machine: &Machine) -> Box<dyn Fn() -> String> {
+    let counters: Vec<Arc<Counters>> = machine.vcpus.iter().map(|(_, c)| c.clone()).collect();
+    let (memory, built) = (machine.memory_bytes >> 20, machine.built);
+    Box::new(move || {
+        let mut text = format!(
+            "running for {:.1} s, {} vCPUs, {memory} MiB",
+            built.elapsed().as_secs_f64(),
+            counters.len()
+        );
+        for (index, counters) in counters.iter().enumerate() {
+            text.push_str(&format!(
+                "\nvcpu{index}: exits to user space: {} port, {} MMIO",
+                counters.pio.load(Ordering::Relaxed),
+                counters.mmio.load(Ordering::Relaxed)
+            ));
+        }
+        text
+    })
+}

@@ -1,0 +1,86 @@
+//! Signals as events: they are blocked everywhere and read from a signalfd by the event loop.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::ptr;
+
+/// Signals that ask the machine to end, and SIGCONT, after which the terminal is made raw again.
+const WATCHED: [libc::c_int; 5] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGCONT,
+];
+
+/// The signalfd.
+#[derive(Debug)]
+pub struct Signals(File);
+
+impl Signals {
+    /// Blocks the signals in this thread, and so in all that it starts later.
+    ///
+    /// # Errors
+    /// Those of sigprocmask(2) and signalfd(2).
+    pub fn block() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset fills the set before anything reads it; all pointers are valid for
+        // the calls; the file descriptor is new and ours.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in WATCHED {
+                if !ignored(signal) {
+                    libc::sigaddset(set.as_mut_ptr(), signal);
+                }
+            }
+            if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // A write past the limit of `ulimit -f` is an error of that write, not our end.
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Signals(File::from_raw_fd(fd)))
+        }
+    }
+
+    /// The next signal that has arrived.
+    pub fn next(&self) -> Option<libc::c_int> {
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        let read = (&self.0).read(&mut info).ok()?;
+        let number = info.first_chunk().filter(|_| read == info.len())?;
+        libc::c_int::try_from(u32::from_ne_bytes(*number)).ok()
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Whether our parent has us ignore the signal, as nohup(1) does with SIGHUP. A signalfd would
+/// report it all the same.
+fn ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the call fills the struct or fails.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Name of a watched signal.
+pub fn name(signal: libc::c_int) -> &'static str {
+    match signal {
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGINT => "SIGINT",
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGQUIT => "SIGQUIT",
+        _ => "a signal",
+    }
+}

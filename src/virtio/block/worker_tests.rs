@@ -1,0 +1,187 @@
+//! The worker against a ring laid out by hand in guest memory.
+
+use super::*;
+use crate::devices::IrqLine;
+use crate::storage::RawDisk;
+use crate::virtio::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
+use std::io::Write;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+const DESC: u64 = 0x1000;
+const AVAIL: u64 = 0x2000;
+const USED: u64 = 0x3000;
+const SIZE: u16 = 16;
+
+struct Bench {
+    memory: Arc<GuestMemoryMmap>,
+    worker: Worker,
+    interrupt: Arc<Interrupt>,
+    _file: tempfile::NamedTempFile,
+}
+
+fn bench() -> Bench {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&[0x5a; 8192]).unwrap();
+    let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap());
+    let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
+    interrupt.add_status(STATUS_DRIVER_OK);
+    let storage = RawDisk::open(file.path(), false).unwrap();
+    let mut worker = Worker::new(
+        Box::new(storage),
+        false,
+        "serial-number-of-20b",
+        memory.clone(),
+        interrupt.clone(),
+    );
+    let mut queue = Queue::new(SIZE).unwrap();
+    queue.try_set_size(SIZE).unwrap();
+    queue
+        .try_set_desc_table_address(GuestAddress(DESC))
+        .unwrap();
+    queue
+        .try_set_avail_ring_address(GuestAddress(AVAIL))
+        .unwrap();
+    queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+    queue.set_ready(true);
+    assert!(queue.is_valid(&*memory));
+    worker.start(Some(queue), false);
+    Bench {
+        memory,
+        worker,
+        interrupt,
+        _file: file,
+    }
+}
+
+impl Bench {
+    fn put<T: vm_memory::ByteValued>(&self, value: T, addr: u64) {
+        self.memory.write_obj(value, GuestAddress(addr)).unwrap();
+    }
+
+    fn get<T: vm_memory::ByteValued>(&self, addr: u64) -> T {
+        self.memory.read_obj(GuestAddress(addr)).unwrap()
+    }
+
+    /// Header at 0x100, status at 0x200, data as given; made available as entry `n`.
+    fn submit(&self, n: u16, kind: u32, sector: u64, data: (u64, u32, u16)) {
+        self.put(kind, 0x100);
+        self.put(sector, 0x108);
+        self.put(0xffu8, 0x200);
+        let (addr, len, write) = data;
+        for (i, desc) in [
+            Descriptor::new(0x100, 16, 1, 1),
+            Descriptor::new(addr, len, 1 | write << 1, 2),
+            Descriptor::new(0x200, 1, 2, 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            self.put(RawDescriptor::from(desc), DESC + 16 * i as u64);
+        }
+        self.put(0u16, AVAIL + 4 + 2 * u64::from(n % SIZE));
+        self.put(n + 1, AVAIL + 2);
+    }
+}
+
+#[test]
+fn writes_and_reads_go_through_the_ring() {
+    let mut b = bench();
+    b.memory
+        .write_slice(&[3; 512], GuestAddress(0x8000))
+        .unwrap();
+    b.submit(0, 1, 2, (0x8000, 512, 0));
+    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
+    assert_eq!(b.get::<u16>(USED + 2), 1);
+    assert_eq!(b.get::<u32>(USED + 8), 1, "one byte written: the status");
+    assert_eq!(b.interrupt.isr(), ISR_USED_BUFFER);
+
+    b.submit(1, 0, 1, (0x9000, 1024, 1));
+    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
+    assert_eq!(b.get::<u32>(USED + 16), 1025);
+    assert_eq!(b.get::<u8>(0x9000), 0x5a);
+    assert_eq!(b.get::<u8>(0x9200), 3);
+}
+
+#[test]
+fn the_serial_number_needs_20_bytes_of_room() {
+    let mut b = bench();
+    b.submit(0, 8, 0, (0x8000, 20, 1));
+    b.worker.run();
+    assert_eq!(b.get::<[u8; 20]>(0x8000), *b"serial-number-of-20b");
+    assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
+    b.submit(1, 8, 0, (0x8000, 19, 1));
+    b.worker.run();
+    assert_eq!(b.get::<u8>(0x200), Status::IoError as u8);
+}
+
+#[test]
+fn data_outside_of_ram_is_an_io_error_and_the_ring_goes_on() {
+    let mut b = bench();
+    b.submit(0, 0, 0, (0xdead_0000, 512, 1));
+    b.worker.run();
+    assert_eq!(b.get::<u8>(0x200), Status::IoError as u8);
+    b.submit(1, 4, 0, (0x8000, 0, 1));
+    b.worker.run();
+    assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
+    assert_eq!(b.get::<u16>(USED + 2), 2);
+}
+
+#[test]
+fn broken_rings_need_a_reset_and_are_left_alone() {
+    let break_with: [fn(&Bench); 3] = [
+        |b| b.put(99u16, AVAIL + 4),    // head out of range
+        |b| b.put(SIZE + 1, AVAIL + 2), // more entries than the ring has
+        |b| b.put(RawDescriptor::from(Descriptor::new(0, 0, 1, 0)), DESC), // loop
+    ];
+    for (i, breakage) in break_with.iter().enumerate() {
+        let mut b = bench();
+        b.submit(0, 0, 0, (0x8000, 512, 1));
+        breakage(&b);
+        b.worker.run();
+        assert_ne!(b.interrupt.status() & STATUS_NEEDS_RESET, 0, "breakage {i}");
+        assert_eq!(b.get::<u16>(USED + 2), 0);
+        assert_eq!(b.worker.run(), Turn::Idle);
+    }
+}
+
+#[test]
+fn after_a_stop_nothing_is_touched() {
+    let mut b = bench();
+    b.submit(0, 0, 0, (0x8000, 512, 1));
+    b.worker.stop();
+    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.get::<u8>(0x200), 0xff);
+    assert_eq!(b.get::<u16>(USED + 2), 0);
+}
+
+#[test]
+fn a_full_ring_is_handled_in_one_turn_with_one_interrupt() {
+    let mut b = bench();
+    b.submit(0, 4, 0, (0x8000, 0, 1));
+    b.put([0u16; 16], AVAIL + 4);
+    b.put(SIZE, AVAIL + 2);
+    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.get::<u16>(USED + 2), SIZE);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_ring_content_is_survived(
+        descs in proptest::collection::vec(0u8.., 256),
+        avail in proptest::collection::vec(0u8.., 36),
+        idx in 0u16..=SIZE,
+        header in proptest::collection::vec(0u8.., 256),
+    ) {
+        let mut b = bench();
+        b.memory.write_slice(&descs, GuestAddress(DESC)).unwrap();
+        b.memory.write_slice(&avail, GuestAddress(AVAIL)).unwrap();
+        b.put(idx, AVAIL + 2);
+        b.memory.write_slice(&header, GuestAddress(0)).unwrap();
+        while b.worker.run() == Turn::More {}
+    }
+}

@@ -1,0 +1,138 @@
+//! bantam on a real pseudo-terminal.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::bantam;
+
+/// A pseudo-terminal with bantam on it, in a session of its own.
+pub struct Session {
+    master: File,
+    slave: File,
+    pub child: Child,
+    before: Vec<u8>,
+    seen: String,
+    /// How long `expect` and `finish` wait.
+    pub patience: Duration,
+}
+
+fn termios(file: &File) -> Vec<u8> {
+    // SAFETY: tcgetattr fills the struct, or the test ends.
+    let settings = unsafe {
+        let mut settings: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(file.as_raw_fd(), &raw mut settings), 0);
+        settings
+    };
+    format!(
+        "{:x} {:x} {:x} {:x} {:?}",
+        settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag, settings.c_cc
+    )
+    .into_bytes()
+}
+
+impl Session {
+    pub fn start(args: &[&str]) -> Self {
+        let (mut master, mut slave) = (0, 0);
+        // SAFETY: openpty fills both descriptors; the rest may be null.
+        let opened = unsafe {
+            libc::openpty(
+                &raw mut master,
+                &raw mut slave,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+                std::ptr::null(),
+            )
+        };
+        assert_eq!(opened, 0);
+        // SAFETY: both are new and ours.
+        let (master, slave) = unsafe {
+            (
+                File::from(OwnedFd::from_raw_fd(master)),
+                File::from(OwnedFd::from_raw_fd(slave)),
+            )
+        };
+        let before = termios(&slave);
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        let mut command = Command::new(bantam());
+        command
+            .arg("run")
+            .args(args)
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio());
+        // SAFETY: both calls are async-signal-safe and make the terminal the child's own.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap();
+        Session {
+            master,
+            slave,
+            child,
+            before,
+            seen: String::new(),
+            patience: Duration::from_secs(20),
+        }
+    }
+
+    pub fn send(&mut self, keys: &[u8]) {
+        self.master.write_all(keys).unwrap();
+    }
+
+    /// Waits until the screen shows `text`.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str) {
+        let end = Instant::now() + self.patience;
+        while !self.seen.contains(text) {
+            assert!(Instant::now() < end, "no '{text}' in {:?}", self.seen);
+            let mut poll = libc::pollfd {
+                fd: self.master.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one pollfd, valid for the call.
+            if unsafe { libc::poll(&raw mut poll, 1, 100) } == 1 {
+                let mut bytes = [0; 4096];
+                if let Ok(count) = self.master.read(&mut bytes) {
+                    self.seen
+                        .push_str(&String::from_utf8_lossy(&bytes[..count]));
+                }
+            }
+        }
+    }
+
+    pub fn is_raw(&self) -> bool {
+        termios(&self.slave) != self.before
+    }
+
+    /// Waits for the end, and checks that the terminal is as it was.
+    #[track_caller]
+    pub fn finish(&mut self) -> std::process::ExitStatus {
+        let status = super::wait(&mut self.child, self.patience);
+        let Some(status) = status else {
+            let _ = self.child.kill();
+            panic!("it did not end; seen: {:?}", self.seen);
+        };
+        assert_eq!(
+            String::from_utf8_lossy(&termios(&self.slave)),
+            String::from_utf8_lossy(&self.before),
+            "the terminal's settings"
+        );
+        status
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

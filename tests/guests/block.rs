@@ -1,0 +1,216 @@
+//! A driver for the first virtio-blk device, by the letter of virtio 1.2, without interrupts.
+
+use crate::check;
+use crate::io::*;
+
+const BASE: u64 = 0xd000_0000;
+const DESC: u64 = 0x20_0000;
+const AVAIL: u64 = 0x20_1000;
+const USED: u64 = 0x20_2000;
+const HEADER: u64 = 0x20_3000;
+const STATUS: u64 = 0x20_3100;
+const TABLE: u64 = 0x20_4000;
+const DATA: u64 = 0x21_0000;
+const SIZE: u64 = 8;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+const EVENT_IDX: u32 = 1 << 29;
+
+struct Driver {
+    avail: u16,
+}
+
+fn reg(offset: u64) -> u32 {
+    read_u32(BASE + offset)
+}
+
+fn set(offset: u64, value: u32) {
+    write_u32(BASE + offset, value);
+}
+
+/// A descriptor at `at`.
+fn desc(at: u64, addr: u64, len: u32, flags: u16, next: u16) {
+    write_u64(at, addr);
+    write_u32(at + 8, len);
+    write_word(at + 12, flags);
+    write_word(at + 14, next);
+}
+
+fn initialize() -> Driver {
+    set(0x070, 0);
+    while reg(0x070) != 0 {}
+    set(0x070, 1);
+    set(0x070, 3);
+    set(0x014, 0);
+    let offered = reg(0x010);
+    set(0x024, 0);
+    set(0x020, offered & !EVENT_IDX);
+    set(0x024, 1);
+    set(0x020, 1);
+    set(0x070, 11);
+    let mut at = DESC;
+    while at < HEADER {
+        write_u64(at, 0);
+        at += 8;
+    }
+    set(0x030, 0);
+    set(0x038, SIZE as u32);
+    set(0x080, DESC as u32);
+    set(0x090, AVAIL as u32);
+    set(0x0a0, USED as u32);
+    set(0x044, 1);
+    set(0x070, 15);
+    Driver { avail: 0 }
+}
+
+impl Driver {
+    /// Offers the chain at `head` and waits until it is used; the used length.
+    fn submit(&mut self, head: u16) -> u32 {
+        let slot = u64::from(self.avail) % SIZE;
+        write_word(AVAIL + 4 + slot * 2, head);
+        self.avail = self.avail.wrapping_add(1);
+        write_word(AVAIL + 2, self.avail);
+        set(0x050, 0);
+        while read_u16(USED + 2) != self.avail {
+            if reg(0x070) & 64 != 0 {
+                return u32::MAX;
+            }
+        }
+        read_u32(USED + 4 + slot * 8 + 4)
+    }
+
+    /// One request of header, `len` bytes of data at DATA, status.
+    fn request(&mut self, kind: u32, sector: u64, len: u32) -> (u8, u32) {
+        header(kind, sector);
+        let write = if kind == 1 { 0 } else { WRITE };
+        desc(DESC, HEADER, 16, NEXT, 1);
+        desc(DESC + 16, DATA, len, NEXT | write, 2);
+        desc(DESC + 32, STATUS, 1, WRITE, 0);
+        let used = self.submit(0);
+        (read_u8(STATUS), used)
+    }
+}
+
+fn header(kind: u32, sector: u64) {
+    write_u32(HEADER, kind);
+    write_u32(HEADER + 4, 0);
+    write_u64(HEADER + 8, sector);
+    write_u8(STATUS, 0xaa);
+}
+
+fn fill(len: u64, seed: u64) {
+    let mut at = 0;
+    while at < len {
+        write_u64(DATA + at, (at + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        at += 8;
+    }
+}
+
+fn matches(len: u64, seed: u64) -> bool {
+    let mut at = 0;
+    while at < len {
+        if read_u64(DATA + at) != (at + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) {
+            return false;
+        }
+        at += 8;
+    }
+    true
+}
+
+pub fn run() {
+    check("the device says virt", reg(0) == 0x7472_6976 && reg(4) == 2 && reg(8) == 2);
+    let capacity = read_u64(BASE + 0x100);
+    print_str("capacity ");
+    print_dec(capacity);
+    print_str("\n");
+    let mut driver = initialize();
+    check("features are accepted", reg(0x070) == 15);
+
+    fill(4096, 1);
+    check("a write is done", driver.request(1, 8, 4096) == (0, 1));
+    fill(4096, 99);
+    check("a read is done", driver.request(0, 8, 4096) == (0, 4097));
+    check("it is what was written", matches(4096, 1));
+    check("the interrupt status says used", reg(0x060) == 1);
+    set(0x064, 1);
+    check("and is acknowledged", reg(0x060) == 0);
+
+    check("a flush is done", driver.request(4, 0, 0) == (0, 1));
+    check("the serial number comes", driver.request(8, 0, 20) == (0, 21));
+    print_str("serial ");
+    let mut at = 0;
+    while at < 20 && read_u8(DATA + at) != 0 {
+        put(read_u8(DATA + at));
+        at += 1;
+    }
+    print_str("\n");
+    check("past the end is an error", driver.request(0, capacity, 512) == (1, 1));
+    check("far past it too", driver.request(0, u64::MAX, 512) == (1, 1));
+    check("odd lengths too", driver.request(0, 0, 100) == (1, 1));
+    check("an unknown type is unsupported", driver.request(99, 0, 512) == (2, 1));
+
+    // Header in two pieces, data in three, status behind data.
+    header(0, 8);
+    fill(1024, 5);
+    desc(DESC, HEADER, 5, NEXT, 1);
+    desc(DESC + 16, HEADER + 5, 11, NEXT, 2);
+    desc(DESC + 32, DATA, 100, NEXT | WRITE, 3);
+    desc(DESC + 48, DATA + 100, 411, NEXT | WRITE, 4);
+    desc(DESC + 64, DATA + 511, 2, WRITE, 0);
+    check("any cut of the bytes is legal", driver.submit(0) == 513);
+    check("and gives the same data", matches(504, 1) && read_u8(DATA + 512) == 0);
+
+    header(0, 8);
+    fill(1024, 5);
+    desc(TABLE, HEADER, 16, NEXT, 1);
+    desc(TABLE + 16, DATA, 512, NEXT | WRITE, 2);
+    desc(TABLE + 32, STATUS, 1, WRITE, 0);
+    desc(DESC + 112, TABLE, 48, INDIRECT, 0);
+    check("an indirect table is followed", driver.submit(7) == 513 && matches(512, 1));
+
+    header(0, 8);
+    desc(DESC, HEADER, 16, NEXT, 1);
+    desc(DESC + 16, 0xc000_0000, 512, NEXT | WRITE, 2);
+    desc(DESC + 32, STATUS, 1, WRITE, 0);
+    check("data that is not RAM is an error", driver.submit(0) == 1 && read_u8(STATUS) == 1);
+
+    let mut round = 0;
+    let mut good = true;
+    while round < 3 {
+        driver = initialize();
+        good &= driver.request(0, 8, 512) == (0, 513) && matches(512, 1);
+        round += 1;
+    }
+    check("a reset device works again", good);
+    set(0x070, 0);
+    check("and is quiet when reset", reg(0x070) == 0 && reg(0x060) == 0);
+}
+
+pub fn broken() {
+    let breakages: [(&str, fn()); 5] = [
+        ("a loop", || desc(DESC, HEADER, 16, NEXT, 0)),
+        ("an index out of the table", || desc(DESC, HEADER, 16, NEXT, 8)),
+        ("no status byte", || desc(DESC, HEADER, 16, 0, 0)),
+        ("an indirect table inside another", || {
+            desc(TABLE, TABLE, 16, INDIRECT, 0);
+            desc(DESC, TABLE, 16, INDIRECT, 0)
+        }),
+        ("a table that is not RAM", || desc(DESC, 0xffff_ffff_ffff_fff0, 32, INDIRECT, 0)),
+    ];
+    for (name, breakage) in breakages {
+        let mut driver = initialize();
+        header(0, 0);
+        breakage();
+        let used = driver.submit(0);
+        check(name, used == u32::MAX && reg(0x060) & 2 != 0);
+    }
+    let mut driver = initialize();
+    // More entries than the ring has.
+    driver.avail = 100;
+    check("an avail index that jumps", driver.submit(0) == u32::MAX);
+    driver = initialize();
+    check("a reset mends it", driver.request(0, 0, 512) == (0, 513));
+}

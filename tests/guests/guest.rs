@@ -1,0 +1,339 @@
+//! A guest for the bare machine: does what its command line says, and tells the serial port.
+//!
+//! It can be entered by every boot protocol, runs in long mode with the first 4 GiB mapped one to
+//! one, without interrupts, and uses nothing but ports and memory. Built by the test run
+//! (tests/common/guest.rs); also by hand, see there.
+
+#![no_std]
+#![no_main]
+
+mod block;
+mod io;
+
+use core::arch::{asm, global_asm};
+use core::panic::PanicInfo;
+
+use io::{inb, inl, inw, outb, print_hex, print_str, write_word};
+
+global_asm!(
+    r#"
+    .section .entry, "awx"
+    .code32
+    .global entry32
+entry32:
+    /* EBX: start info (PVH), ESI: zero page (Linux). What the CPU is in is kept for the tests. */
+    mov [{state} + 0], ebx
+    mov [{state} + 8], esi
+    mov eax, cr0
+    mov [{state} + 16], eax
+    mov eax, cr4
+    mov [{state} + 24], eax
+    mov eax, cs
+    mov [{state} + 32], eax
+    mov eax, ds
+    mov [{state} + 40], eax
+    mov esp, offset {stack} + 0x8000
+    pushfd
+    pop eax
+    mov [{state} + 48], eax
+    mov dword ptr [{state} + 56], 32
+
+    /* Page tables: 2 MiB pages for 4 GiB. */
+    mov eax, offset {tables} + 0x1003
+    mov [{tables}], eax
+    mov ecx, 0
+1:  mov eax, ecx
+    shl eax, 12
+    add eax, offset {tables} + 0x2003
+    mov [{tables} + 0x1000 + ecx*8], eax
+    inc ecx
+    cmp ecx, 4
+    jne 1b
+    mov ecx, 0
+2:  mov eax, ecx
+    shl eax, 21
+    or eax, 0x83
+    mov [{tables} + 0x2000 + ecx*8], eax
+    inc ecx
+    cmp ecx, 2048
+    jne 2b
+
+    mov eax, offset {tables}
+    mov cr3, eax
+    mov eax, cr4
+    or eax, 0x620
+    mov cr4, eax
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 0x100
+    wrmsr
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
+    lgdt [gdt_pointer]
+    push 8
+    mov eax, offset start64
+    push eax
+    retf
+
+    .align 8
+gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff
+    .quad 0x00cf93000000ffff
+gdt_pointer:
+    .word 23
+    .long gdt
+    .org 0x200
+    .code64
+    .global entry64
+entry64:
+    mov [{state} + 0], rbx
+    mov [{state} + 8], rsi
+    mov rax, cr0
+    mov [{state} + 16], rax
+    mov rax, cr4
+    mov [{state} + 24], rax
+    mov eax, cs
+    mov [{state} + 32], rax
+    mov eax, ds
+    mov [{state} + 40], rax
+    mov rsp, offset {stack} + 0x8000
+    pushfq
+    pop rax
+    mov [{state} + 48], rax
+    mov qword ptr [{state} + 56], 64
+    mov rax, cr4
+    or rax, 0x600
+    mov cr4, rax
+start64:
+    mov rsp, offset {stack} + 0x8000
+    mov ax, 16
+    cmp dword ptr [{state} + 56], 64
+    je 3f
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+3:  call {main}
+4:  hlt
+    jmp 4b
+
+    .section .note.pvh, "a", @note
+    .align 4
+    .long 4, 4, 18
+    .asciz "Xen"
+    .long entry32
+    "#,
+    state = sym STATE,
+    stack = sym STACK,
+    tables = sym TABLES,
+    main = sym main,
+);
+
+/// rbx, rsi, cr0, cr4, cs, ds, flags at entry, and the width of the entry.
+static mut STATE: [u64; 8] = [0; 8];
+
+#[repr(C, align(4096))]
+struct Pages<const N: usize>(#[allow(dead_code)] [u8; N]);
+
+static mut TABLES: Pages<0x6000> = Pages([0; 0x6000]);
+static mut STACK: Pages<0x8000> = Pages([0; 0x8000]);
+
+#[panic_handler]
+fn panic(_: &PanicInfo) -> ! {
+    print_str("guest: panic\n");
+    power_off()
+}
+
+fn power_off() -> ! {
+    outb(0x600, 5 << 2 | 1 << 5);
+    halt()
+}
+
+fn halt() -> ! {
+    loop {
+        unsafe { asm!("cli", "hlt") }
+    }
+}
+
+fn state(index: usize) -> u64 {
+    unsafe { (&raw const STATE).cast::<u64>().add(index).read_volatile() }
+}
+
+/// The command line, by whichever protocol we came.
+fn command_line() -> &'static [u8] {
+    let (rbx, rsi) = (state(0), state(1));
+    let pointer = if rbx != 0 {
+        io::read_u64(rbx + 24)
+    } else {
+        u64::from(io::read_u32(rsi + 0x228))
+    };
+    let mut len = 0;
+    while io::read_u8(pointer + len) != 0 {
+        len += 1;
+    }
+    unsafe { core::slice::from_raw_parts(pointer as *const u8, len as usize) }
+}
+
+/// The value of `do=` on the command line.
+fn wish(line: &[u8]) -> &[u8] {
+    for word in line.split(|b| *b == b' ') {
+        if let Some(value) = word.strip_prefix(b"do=") {
+            return value;
+        }
+    }
+    b""
+}
+
+extern "C" fn main() -> ! {
+    let line = command_line();
+    match wish(line) {
+        b"entry" => entry(line),
+        b"echo" => echo(),
+        b"flood" => flood(),
+        b"deaf" => loop {
+            unsafe { asm!("pause") }
+        },
+        b"halt" => halt(),
+        b"ports" => ports(),
+        b"block" => block::run(),
+        b"block-broken" => block::broken(),
+        b"acpi-reset" => outb(0x602, 1),
+        b"kbd-reset" => outb(0x64, 0xfe),
+        b"cf9-reset" => outb(0xcf9, 0x06),
+        b"flag-reset" => {
+            write_word(0x472, 0x1234);
+            triple_fault(7);
+        }
+        b"idt-reset" => triple_fault(0),
+        b"triple-fault" => triple_fault(7),
+        b"panic" => outb(0x505, 1),
+        b"bad-instruction" => unsafe {
+            // In a page that is not RAM: KVM would have to emulate code from nowhere.
+            asm!("mov rax, 0xc0100000", "jmp rax", out("rax") _)
+        },
+        _ => print_str("hello from the bare machine\n"),
+    }
+    power_off()
+}
+
+fn entry(line: &[u8]) {
+    let (rbx, rsi) = (state(0), state(1));
+    print_str("width ");
+    io::print_dec(state(7));
+    for (name, index) in [("cr0", 2), ("cr4", 3), ("cs", 4), ("ds", 5), ("flags", 6)] {
+        print_str(" ");
+        print_str(name);
+        print_str(" ");
+        print_hex(state(index));
+    }
+    print_str("\n");
+    if rbx != 0 {
+        print_str("pvh magic ");
+        print_hex(u64::from(io::read_u32(rbx)));
+        print_str(" memmap ");
+        print_hex(u64::from(io::read_u32(rbx + 48)));
+        print_str(" modules ");
+        print_hex(u64::from(io::read_u32(rbx + 12)));
+        print_str(" rsdp ");
+        print_hex(io::read_u64(io::read_u64(rbx + 32)));
+    } else {
+        print_str("zero page ");
+        // Not aligned to 4 bytes.
+        print_hex(u64::from(io::read_u16(rsi + 0x202)) | u64::from(io::read_u16(rsi + 0x204)) << 16);
+        print_str(" e820 ");
+        print_hex(u64::from(io::read_u8(rsi + 0x1e8)));
+        print_str(" initrd ");
+        print_hex(u64::from(io::read_u32(rsi + 0x21c)));
+        let at = io::read_u32(rsi + 0x218);
+        if at != 0 {
+            print_str(" starting ");
+            print_hex(u64::from(io::read_u32(u64::from(at))));
+        }
+        print_str(" rsdp ");
+        print_hex(io::read_u64(io::read_u64(rsi + 0x70)));
+    }
+    print_str("\ncommand line ");
+    for byte in line {
+        io::put(*byte);
+    }
+    print_str("\n");
+}
+
+/// Sends back what is received, until 'q'.
+fn echo() {
+    print_str("echo\n");
+    loop {
+        if inb(0x3fd) & 1 != 0 {
+            let byte = inb(0x3f8);
+            if byte == b'q' {
+                return;
+            }
+            io::put(byte);
+        }
+    }
+}
+
+/// 256 KiB of output, as fast as the port takes it.
+fn flood() {
+    for line in 0..4096u64 {
+        print_str("flood ");
+        print_hex(line);
+        let mut width = 6 + 2 + 16 + 1;
+        while width < 64 {
+            io::put(b'.');
+            width += 1;
+        }
+        print_str("\n");
+    }
+}
+
+fn triple_fault(limit: u16) {
+    #[repr(C, packed)]
+    struct Idt(u16, u64);
+    let idt = Idt(limit, 0x500);
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) &idt) }
+}
+
+fn check(name: &str, good: bool) {
+    print_str(if good { "ok " } else { "WRONG " });
+    print_str(name);
+    print_str("\n");
+}
+
+fn ports() {
+    check("an absent port reads all ones", inb(0x300) == 0xff);
+    check("16 bits wide as well", inw(0x300) == 0xffff);
+    check("32 bits wide as well", inl(0xcf8) == 0xffff_ffff);
+    check("an absent page reads all ones", io::read_u64(0xc000_0000) == u64::MAX);
+    check("of one byte too", io::read_u8(0xc000_1001) == 0xff);
+    io::write_u32(0xc000_0000, 5);
+    check("the scratch register keeps its value", {
+        outb(0x3ff, 0x5a);
+        inb(0x3ff) == 0x5a
+    });
+    outb(0x64, 0xaa);
+    check("the keyboard controller passes its self-test", inb(0x60) == 0x55);
+    check("pvpanic tells what it knows", inb(0x505) == 1);
+    let text = b"string output\n";
+    unsafe {
+        asm!("rep outsb", in("dx") 0x3f8u16, inout("rsi") text.as_ptr() => _, inout("rcx") text.len() => _);
+    }
+    let mut bytes = [0u8; 7];
+    unsafe {
+        asm!("rep insb", in("dx") 0x300u16, inout("rdi") bytes.as_mut_ptr() => _, inout("rcx") bytes.len() => _);
+    }
+    let mut all = true;
+    for byte in bytes {
+        all &= byte == 0xff;
+    }
+    check("string input of all ones", all);
+    unsafe {
+        asm!("rep insb", in("dx") 0x3ffu16, inout("rdi") bytes.as_mut_ptr() => _, inout("rcx") bytes.len() => _);
+    }
+    let mut all = true;
+    for byte in bytes {
+        all &= byte == 0x5a;
+    }
+    check("string input asks the device for each byte", all);
+}

@@ -1,0 +1,518 @@
+//! Linux in the machine: real kernels, on this host's KVM or in the lab.
+//!
+//! A host whose /dev/kvm is VMX or SVM runs the tests itself. Elsewhere this very program is run
+//! again inside the lab (resources/lab/lab), an emulated machine with a real /dev/kvm. Where
+//! neither can be, all are reported as ignored, with the reason.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bantam::machine::host::{Backend, backend};
+use common::pty::Session;
+use common::{Outcome, bantam, root, run_with, target};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// For one boot, also of 32 vCPUs, on an emulated processor that others use as well.
+const LIMIT: &str = "150s";
+
+fn main() {
+    let mut args = Arguments::from_args();
+    let here = std::env::var_os("BANTAM_LAB").is_some()
+        || (matches!(backend(), Backend::Vmx | Backend::Svm) && common::kvm().is_ok());
+    let missing = missing_guests();
+    if !here && missing.is_none() && !args.list {
+        run_in_lab();
+    }
+    // More machines than processors at a time only wait for each other.
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    args.test_threads.get_or_insert(cpus.div_ceil(2));
+    let ignored = if here {
+        missing
+    } else {
+        missing.or(Some("the lab".into()))
+    };
+    let mut trials = Vec::new();
+    for image in [
+        "vmlinux",
+        "pvh",
+        "bzImage.lz4",
+        "bzImage.gz",
+        "bzImage.xz",
+        "bzImage.zst",
+    ] {
+        for cpus in [1, 4] {
+            for disk in [false, true] {
+                let other_compression = image.starts_with("bzImage") && image != "bzImage.lz4";
+                if other_compression && (cpus != 1 || disk) {
+                    continue;
+                }
+                let root = if disk { "root disk" } else { "initrd" };
+                let name = format!("{image}_{cpus}_cpus_{}", root.replace(' ', "_"));
+                trials.push(Trial::test(name, move || {
+                    boots(image, cpus, disk);
+                    Ok(())
+                }));
+            }
+        }
+    }
+    let tests: [(&str, fn()); 14] = [
+        ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
+        ("lscpu_reads_back_the_topology", topology),
+        ("thirty_two_cpus_come_up", many_cpus),
+        ("four_gib_are_there", four_gib),
+        ("no_calibration_loop_runs", clocks),
+        ("files_survive_a_remount_and_the_next_boot", ext4),
+        ("disks_come_in_order_with_serial_and_ro", disks),
+        ("the_driver_can_be_unbound_and_bound_again", rebind),
+        ("reboot_by_every_way_is_a_success", reboots),
+        ("a_panic_is_a_crash", panic),
+        ("sigterm_powers_the_guest_off", sigterm),
+        ("a_shell_is_typed_at_through_a_terminal", shell),
+        ("a_pipe_feeds_the_shell", piped_shell),
+        ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
+    ];
+    for (name, test) in tests {
+        trials.push(Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        }));
+    }
+    let trials = trials
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| part().is_none_or(|part| index % 2 == part))
+        .map(|(_, trial)| match &ignored {
+            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
+            None => trial,
+        })
+        .collect();
+    libtest_mimic::run(&args, trials).exit();
+}
+
+/// What `resources/guest/build.sh` has not made.
+fn missing_guests() -> Option<String> {
+    [
+        "vmlinux",
+        "bzImage.xz",
+        "initramfs.cpio.gz",
+        "root.ext4",
+        "stock/vmlinuz",
+    ]
+    .iter()
+    .find(|name| !guest_path(name).exists())
+    .map(|name| format!("{name} is missing: make guests"))
+}
+
+/// Runs this program again in two labs side by side, each with every other test. One lab with two
+/// processors would do as well, but emulated processors that virtualize at the same time are not
+/// reliable (docs/lab.md).
+fn run_in_lab() -> ! {
+    println!(
+        "this host's /dev/kvm is {:?}: running in the lab",
+        backend()
+    );
+    let lab = |part: usize| {
+        let mut command = Command::new(root().join("resources/lab/lab"));
+        command
+            .args([
+                "--cpus",
+                "1",
+                "--time-limit",
+                "1500",
+                "--memory",
+                "8192",
+                "--",
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .args(std::env::args_os().skip(1))
+            .env("BANTAM_LAB_PART", part.to_string())
+            .stdin(Stdio::null());
+        command
+    };
+    let second = lab(1)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first = lab(0).status().unwrap();
+    let second = second.wait_with_output().unwrap();
+    print!("{}", String::from_utf8_lossy(&second.stdout));
+    eprint!("{}", String::from_utf8_lossy(&second.stderr));
+    let code = |status: std::process::ExitStatus| status.code().unwrap_or(101);
+    std::process::exit(code(first).max(code(second.status)));
+}
+
+/// Which tests this process runs: all, or in the lab every other.
+fn part() -> Option<usize> {
+    std::env::var("BANTAM_LAB_PART").ok()?.parse().ok()
+}
+
+fn guest_path(name: &str) -> PathBuf {
+    target().join("guest").join(name)
+}
+
+fn path(name: &str) -> String {
+    guest_path(name).to_str().unwrap().to_owned()
+}
+
+/// A scratch folder in memory: in the lab, /tmp is another machine's.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+fn copy_of(name: &str, folder: &tempfile::TempDir) -> String {
+    let to = folder.path().join(name.replace('/', "-"));
+    let copied = Command::new("cp")
+        .arg("--sparse=always")
+        .arg(guest_path(name))
+        .arg(&to)
+        .status();
+    assert!(copied.unwrap().success());
+    to.to_str().unwrap().to_owned()
+}
+
+/// `guest.exec=` for a script, which the guest's init runs and then powers off.
+fn exec(script: &str) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("guest.exec=");
+    for chunk in script.as_bytes().chunks(3) {
+        let mut bits = 0u32;
+        for i in 0..3 {
+            bits = bits << 8 | u32::from(*chunk.get(i).unwrap_or(&0));
+        }
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= chunk.len() { digit as char } else { '=' });
+        }
+    }
+    text
+}
+
+fn run_vm(args: &[&str], append: &str) -> Outcome {
+    let mut command = Command::new(bantam());
+    command
+        .arg("run")
+        .args(args)
+        .args(["--append", append, "--time-limit", LIMIT, "-v"]);
+    run_with(command, b"", Duration::from_secs(200))
+}
+
+/// Runs a script in the test kernel with its initramfs; it must succeed.
+#[track_caller]
+fn script(text: &str, args: &[&str]) -> String {
+    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+    let args = [&[kernel.as_str(), "--initrd", &initrd], args].concat();
+    succeeded(&run_vm(&args, &exec(text)))
+}
+
+#[track_caller]
+fn succeeded(outcome: &Outcome) -> String {
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(outcome.stdout.contains("guest-exit=0"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("the guest powered off"),
+        "{outcome:?}"
+    );
+    assert!(!outcome.stdout.contains("Call Trace"), "{}", outcome.stdout);
+    outcome.stdout.replace('\r', "")
+}
+
+#[track_caller]
+fn contains(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "no '{word}' in {text}");
+    }
+}
+
+fn boots(image: &str, cpus: u32, disk: bool) {
+    let folder = scratch();
+    let (file, protocol) = match image {
+        "pvh" => ("vmlinux", "pvh"),
+        other => (other, "auto"),
+    };
+    let cpus_text = cpus.to_string();
+    let kernel = path(file);
+    let mut args = vec![
+        kernel.as_str(),
+        "--protocol",
+        protocol,
+        "--cpus",
+        &cpus_text,
+    ];
+    let (initrd, image);
+    if disk {
+        image = copy_of("root.ext4", &folder);
+        args.extend(["--disk", &image]);
+    } else {
+        initrd = path("initramfs.cpio.gz");
+        args.extend(["--initrd", &initrd]);
+    }
+    let text =
+        "echo kernel=$(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo); grep ' / ' /proc/mounts";
+    let out = succeeded(&run_vm(&args, &exec(text)));
+    contains(&out, &[&format!("cpus={cpus}"), "kernel=6."]);
+    let root = if disk {
+        "/dev/root / ext4 rw"
+    } else {
+        "rootfs / rootfs"
+    };
+    contains(&out, &[root]);
+}
+
+fn stock() {
+    let folder = scratch();
+    let disk = copy_of("root.ext4", &folder);
+    let (kernel, initrd) = (path("stock/vmlinuz"), path("stock/initramfs.cpio.gz"));
+    let args = [&kernel, "--initrd", &initrd, "--disk", &disk, "--cpus", "2"];
+    let text = "uname -r; grep ' / ' /proc/mounts; ls -d /sys/bus/acpi/devices/LNRO0005*; echo x >/written";
+    let append = format!("root=/dev/vda rw {}", exec(text));
+    let out = succeeded(&run_vm(&args, &append));
+    contains(&out, &["cloud-amd64", "/dev/vda / ext4 rw", "LNRO0005:00"]);
+}
+
+fn topology() {
+    let out = script("lscpu", &["--cpus", "8,sockets=2,cores=2,threads=2"]);
+    let field = |name: &str| {
+        let line = out.lines().find(|line| line.trim().starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name} in {out}"))
+            .split(':')
+            .nth(1)
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(field("CPU(s)"), "8");
+    assert_eq!(field("Socket(s)"), "2");
+    assert_eq!(field("Core(s) per socket"), "2");
+    assert_eq!(field("Thread(s) per core"), "2");
+}
+
+fn many_cpus() {
+    // One after the other: side by side, 31 of them spin until their turn comes, which takes minutes
+    // where one processor has to run them all.
+    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+    let text = exec("echo cpus=$(grep -c ^processor /proc/cpuinfo)");
+    let out = succeeded(&run_vm(
+        &[&kernel, "--initrd", &initrd, "--cpus", "32"],
+        &format!("cpuhp.parallel=0 {text}"),
+    ));
+    contains(&out, &["cpus=32"]);
+}
+
+fn four_gib() {
+    let out = script(
+        "grep MemTotal /proc/meminfo; dd if=/dev/zero of=/dev/shm/x bs=1M count=16 2>&1; dmesg | grep -i 'mem 0x0000000100000000'",
+        &["--memory", "4G"],
+    );
+    let total: u64 = out
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((3_900_000..4_194_304).contains(&total), "{total} KiB");
+    contains(&out, &["usable"]);
+}
+
+fn clocks() {
+    let out = script(
+        "cat /sys/devices/system/clocksource/clocksource0/current_clocksource; cat /proc/interrupts",
+        &[],
+    );
+    contains(
+        &out,
+        &[
+            "kvm-clock",
+            "Calibrating delay loop (skipped)",
+            "tsc: Detected",
+            "TSC deadline timer",
+        ],
+    );
+    assert!(!out.contains("Fast TSC calibration"), "{out}");
+}
+
+fn ext4() {
+    let folder = scratch();
+    let disk = copy_of("root.ext4", &folder);
+    let text = "set -e
+mkdir -p /m; mount -t ext4 /dev/vda /m
+dd if=/dev/urandom of=/m/data bs=64k count=64 2>/dev/null
+md5sum /m/data; umount /m; mount -t ext4 -o ro /dev/vda /m; md5sum /m/data; umount /m";
+    let sums = |out: &str| -> Vec<String> {
+        let lines = out.lines().filter(|line| line.ends_with("  /m/data"));
+        lines.map(str::to_owned).collect()
+    };
+    let first = sums(&script(text, &["--disk", &disk]));
+    assert_eq!(first.len(), 2);
+    assert_eq!(first[0], first[1], "after the remount");
+    let again = "mkdir -p /m; mount -t ext4 -o ro /dev/vda /m && md5sum /m/data";
+    let second = sums(&script(again, &["--disk", &format!("{disk},ro")]));
+    assert_eq!(second, [first[0].clone()], "after the next boot");
+    let check = Command::new("e2fsck")
+        .args(["-fn", &disk])
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
+}
+
+fn disks() {
+    let folder = scratch();
+    let make = |name: &str, mib: u64| {
+        let path = folder.path().join(name);
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(mib << 20)
+            .unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b, c) = (make("a", 1), make("b", 2), make("c", 3));
+    let out = script(
+        "cd /sys/block; for d in vda vdb vdc; do echo $d $(cat $d/size) $(cat $d/ro) [$(cat $d/serial)]; done
+dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>/dev/null || echo refused",
+        &["--disk", &format!("{a},serial=first"), "--disk", &format!("{b},ro"), "--disk", &c],
+    );
+    contains(
+        &out,
+        &[
+            "vda 2048 0 [first]",
+            "vdb 4096 1 [",
+            "vdc 6144 0 [",
+            "refused",
+        ],
+    );
+}
+
+fn rebind() {
+    let folder = scratch();
+    let disk = copy_of("root.ext4", &folder);
+    let out = script(
+        "cd /sys/bus/virtio/drivers/virtio_blk; sum() { dd if=/dev/vda bs=1M 2>/dev/null | md5sum; }; sum
+for i in 1 2 3; do echo virtio0 >unbind; ls /dev/vda 2>&1; echo virtio0 >bind; echo 3 >/proc/sys/vm/drop_caches; sum; done",
+        &["--disk", &format!("{disk},ro")],
+    );
+    let sums: Vec<_> = out.lines().filter(|line| line.ends_with("  -")).collect();
+    assert_eq!(sums.len(), 4, "{out}");
+    assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+    assert_eq!(out.matches("No such file").count(), 3, "{out}");
+}
+
+fn reboots() {
+    for (option, how) in [
+        ("", "ACPI reset register"),
+        ("reboot=k", "keyboard controller"),
+        ("reboot=t", "triple fault"),
+        ("reboot=p", "port 0xcf9"),
+    ] {
+        let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+        let append = format!("quiet {option} {}", exec("busybox reboot -f; sleep 60"));
+        let outcome = run_vm(&[&kernel, "--initrd", &initrd], &append);
+        assert_eq!(outcome.code(), 0, "{option}: {outcome:?}");
+        contains(&outcome.stderr, &[how]);
+    }
+}
+
+fn panic() {
+    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+    let append = exec("echo c >/proc/sysrq-trigger");
+    let outcome = run_vm(&[&kernel, "--initrd", &initrd], &append);
+    assert_eq!(outcome.code(), 4, "{outcome:?}");
+    contains(&outcome.stdout, &["Kernel panic - not syncing"]);
+    contains(&outcome.stderr, &["error: the guest's kernel panicked"]);
+}
+
+fn sigterm() {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(bantam())
+        .args([
+            "run",
+            &path("vmlinux"),
+            "--initrd",
+            &path("initramfs.cpio.gz"),
+            "-v",
+        ])
+        .args([
+            "--append",
+            &format!("quiet {}", exec("echo waiting; sleep 100")),
+        ])
+        .args(["--time-limit", LIMIT])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("waiting")));
+    // SAFETY: a signal to a child that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let rest = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
+    let status = common::wait(&mut child, Duration::from_secs(30)).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{:?}", rest.join());
+}
+
+fn shell() {
+    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+    let start = || {
+        let mut session = Session::start(&[
+            &kernel,
+            "--initrd",
+            &initrd,
+            "--append",
+            "quiet",
+            "--time-limit",
+            LIMIT,
+        ]);
+        session.patience = Duration::from_secs(60);
+        session.expect(":/# ");
+        session.send(b"echo $((6*7)).\r");
+        session.expect("42.");
+        session
+    };
+    let mut session = start();
+    session.send(b"\x01x");
+    assert_eq!(session.finish().code(), Some(0), "Ctrl-a x");
+    let mut session = start();
+    // Job control: Ctrl-c ends what runs in the guest, not the machine.
+    session.send(b"sleep 1000\r");
+    std::thread::sleep(Duration::from_secs(1));
+    session.send(b"\x03");
+    session.send(b"echo after=$?.\r");
+    session.expect("after=130.");
+    session.send(b"poweroff\r");
+    assert_eq!(session.finish().code(), Some(0), "poweroff");
+}
+
+fn piped_shell() {
+    let mut command = Command::new(bantam());
+    command.args([
+        "run",
+        &path("vmlinux"),
+        "--initrd",
+        &path("initramfs.cpio.gz"),
+    ]);
+    command.args(["--append", "quiet", "--time-limit", LIMIT]);
+    let outcome = run_with(
+        command,
+        b"echo $((6*7)).\npoweroff\n",
+        Duration::from_secs(200),
+    );
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    contains(&outcome.stdout, &["42."]);
+}
+
+fn closed_stdin() {
+    let out = script("echo still here", &[]);
+    contains(&out, &["still here"]);
+}

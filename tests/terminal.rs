@@ -1,0 +1,185 @@
+//! The console on a real pseudo-terminal: keys typed, settings given back, whatever ends it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::pty::Session;
+use common::{bantam, guest};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let args = Arguments::from_args();
+    let missing = common::kvm().err();
+    let tests: [(&str, fn()); 8] = [
+        ("keys_reach_the_guest_one_by_one", keys),
+        ("ctrl_a_x_ends_the_machine", quit),
+        (
+            "ctrl_a_shows_help_and_state_and_sends_itself",
+            help_and_state,
+        ),
+        ("ctrl_a_x_works_with_a_guest_that_does_not_read", deaf),
+        ("ctrl_c_goes_to_the_guest", ctrl_c),
+        ("the_terminal_comes_back_after_signals", signals),
+        (
+            "the_terminal_comes_back_after_a_crash_of_the_vmm",
+            vmm_crash,
+        ),
+        ("the_pty_console_can_be_opened_by_its_name", pty_console),
+    ];
+    let trials = tests.map(|(name, test)| {
+        let trial = Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        });
+        match &missing {
+            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
+            None => trial,
+        }
+    });
+    libtest_mimic::run(&args, trials.into()).exit();
+}
+
+/// The bare-metal guest on a terminal.
+fn on_terminal(wish: &str) -> Session {
+    let append = format!("do={wish}");
+    Session::start(&[
+        guest::elf().to_str().unwrap(),
+        "--append",
+        &append,
+        "--time-limit",
+        "60s",
+    ])
+}
+
+/// Short for the assertion on an exit code.
+trait Code {
+    fn is(self, code: i32);
+}
+
+impl Code for std::process::ExitStatus {
+    #[track_caller]
+    fn is(self, code: i32) {
+        assert_eq!(self.code(), Some(code), "{self:?}");
+    }
+}
+
+fn keys() {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    assert!(session.is_raw());
+    session.send(b"ab");
+    session.expect("ab");
+    session.send(b"q");
+    session.finish().is(0);
+}
+
+fn quit() {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    session.send(b"\x01x");
+    session.finish().is(0);
+}
+
+fn help_and_state() {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    session.send(b"\x01h");
+    session.expect("end the machine");
+    session.send(b"\x01c");
+    session.expect("1 vCPUs, 512 MiB");
+    session.expect("vcpu0: exits to user space:");
+    session.send(b"\x01aZ");
+    session.expect("\x01Z");
+    session.send(b"q");
+    session.finish().is(0);
+}
+
+fn deaf() {
+    let mut session = on_terminal("deaf");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !session.is_raw() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for _ in 0..40 {
+        session.send(&[b'x'; 1000]);
+    }
+    session.send(b"\x01x");
+    session.finish().is(0);
+}
+
+fn ctrl_c() {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    session.send(b"\x03\x1aend");
+    session.expect("\x03\x1aend");
+    session.send(b"q");
+    session.finish().is(0);
+}
+
+fn signals() {
+    for (signal, code) in [(libc::SIGTERM, 5), (libc::SIGINT, 5), (libc::SIGHUP, 5)] {
+        let mut session = on_terminal("echo");
+        session.expect("echo");
+        for _ in 0..2 {
+            // SAFETY: a signal to a child that has not been waited for.
+            unsafe { libc::kill(session.child.id() as i32, signal) };
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        session.finish().is(code);
+    }
+}
+
+/// Signals that end a process on the spot.
+fn vmm_crash() {
+    use std::os::unix::process::ExitStatusExt;
+    for signal in [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS] {
+        let mut session = on_terminal("echo");
+        session.expect("echo");
+        assert!(session.is_raw());
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(session.child.id() as i32, signal) };
+        let status = session.finish();
+        assert_eq!(status.signal(), Some(signal), "the signal is not swallowed");
+    }
+}
+
+fn pty_console() {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(bantam())
+        .args(["run", guest::elf().to_str().unwrap(), "--append", "do=echo"])
+        .args(["--console", "pty", "--time-limit", "30s"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let path = line.trim().strip_prefix("console: ").unwrap().to_owned();
+    let mut console = File::options().read(true).write(true).open(path).unwrap();
+    console.write_all(b"hi").unwrap();
+    let mut seen = String::new();
+    while !seen.contains("hi") {
+        let mut bytes = [0; 64];
+        let count = console.read(&mut bytes).unwrap();
+        seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    console.write_all(b"q").unwrap();
+    let status = common::wait(&mut child, Duration::from_secs(15)).expect("it ends");
+    status.is(0);
+}
