@@ -20,6 +20,8 @@ const LEAF_TSC: u32 = 0x15;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_KVM: u32 = 0x4000_0000;
 const LEAF_TIMING: u32 = 0x4000_0010;
+const LEAF_EXTENDED_MAX: u32 = 0x8000_0000;
+const LEAF_EXTENDED_FEATURES: u32 = 0x8000_0001;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_CACHES: u32 = 0x8000_001d;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
@@ -28,6 +30,9 @@ const LEAF_AMD_TOPOLOGY_V2: u32 = 0x8000_0026;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
+const ECX_TOPOEXT: u32 = 1 << 22;
+/// EBX of leaf 0: the first letters of AuthenticAMD and HygonGenuine.
+const AMD_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 
 /// Topology levels of leaf 0xb, ECX bits 15:8.
 const LEVEL_SMT: u32 = 1;
@@ -120,7 +125,32 @@ pub fn template(supported: &CpuId, facts: Facts) -> Vec<kvm_cpuid_entry2> {
         });
     }
     entries.extend(topology_leaf(LEAF_TOPOLOGY, facts.topology));
+    if facts.topology.threads > 1 {
+        announce_amd_threads(&mut entries);
+    }
     entries
+}
+
+/// AMD's way to tell of threads is leaf 0x8000001e, behind the feature TOPOEXT. Linux before 6.9
+/// does not look at leaf 0xb without it, and would take threads for cores.
+fn announce_amd_threads(entries: &mut Vec<kvm_cpuid_entry2>) {
+    let amd = |e: &kvm_cpuid_entry2| e.function == LEAF_MAX && AMD_VENDORS.contains(&e.ebx);
+    if !entries.iter().any(amd) {
+        return;
+    }
+    for entry in &mut *entries {
+        match entry.function {
+            LEAF_EXTENDED_MAX => entry.eax = entry.eax.max(LEAF_AMD_TOPOLOGY),
+            LEAF_EXTENDED_FEATURES => entry.ecx |= ECX_TOPOEXT,
+            _ => {}
+        }
+    }
+    if !entries.iter().any(|e| e.function == LEAF_AMD_TOPOLOGY) {
+        entries.push(kvm_cpuid_entry2 {
+            function: LEAF_AMD_TOPOLOGY,
+            ..Default::default()
+        });
+    }
 }
 
 /// The leaves of one vCPU: `template` with its APIC id.
@@ -294,6 +324,37 @@ mod tests {
         assert_eq!(find(&cpu, 0x8000_0008, 0).ecx, 7 | 3 << 12);
         let e = find(&cpu, 0x8000_001e, 0);
         assert_eq!((e.eax, e.ebx, e.ecx), (5, 2 | 1 << 8, 0));
+    }
+
+    #[test]
+    fn threads_are_announced_where_amd_has_no_leaf_for_them() {
+        let entry = |function, ebx| kvm_cpuid_entry2 {
+            function,
+            ebx,
+            ..Default::default()
+        };
+        let amd = u32::from_le_bytes(*b"Auth");
+        let host = |vendor| {
+            let leaves = [
+                entry(0, vendor),
+                entry(0x8000_0000, 0),
+                entry(0x8000_0001, 0),
+            ];
+            CpuId::from_entries(&leaves).unwrap()
+        };
+        let cpu = for_vcpu(
+            &template(&host(amd), facts(1, 1, 2)),
+            facts(1, 1, 2).topology,
+            1,
+        );
+        assert_eq!(find(&cpu, 0x8000_0000, 0).eax, 0x8000_001e);
+        assert_eq!(find(&cpu, 0x8000_0001, 0).ecx, ECX_TOPOEXT);
+        assert_eq!(find(&cpu, 0x8000_001e, 0).ebx, 1 << 8);
+        for (vendor, threads) in [(amd, 1), (u32::from_le_bytes(*b"Genu"), 2)] {
+            let cpu = template(&host(vendor), facts(1, 1, threads));
+            assert_eq!(find(&cpu, 0x8000_0001, 0).ecx, 0);
+            assert!(cpu.iter().all(|e| e.function != 0x8000_001e));
+        }
     }
 
     #[test]
