@@ -4,7 +4,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := resources/lab/lab
 
-.PHONY: help build run shell test lint docs guests setup clean
+.PHONY: help build run test lint guests setup clean bench bench-check bench-publish bench-tools parts
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,28 @@ lint: ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+# ONLY=start,boot measures these rows alone; TIME=20 gives each row 20 s instead of 60;
+# VMM=firecracker=PATH,... adds other VMMs.
+comma := ,
+BENCH = cargo bench --quiet --profile harness --bench compare -- $(if $(ONLY),--only $(ONLY)) \
+    $(if $(TIME),--seconds $(TIME)) $(foreach vmm,$(subst $(comma), ,$(VMM)),--vmm $(vmm))
+
+bench: bench-tools ## Bantam against QEMU, side by side (ONLY=ROW,... TIME=SECONDS VMM=NAME=PATH,...)
+	@$(BENCH)
+
+bench-check: bench-tools ## a shorter run: which ratios have moved from the published ones?
+	@$(BENCH) --check
+
+bench-publish: ## put the last results into docs/
+	cargo bench --quiet --profile harness --bench compare -- --publish
+
+bench-tools: build guests
+	@resources/setup bench
+	cargo build --release --example floor
+
+parts: setup ## micro-benchmarks of the parts on the hot path
+	cargo bench --bench parts
 
 guests: ## build or refresh the guests' kernel, initramfs and root disk
 	resources/guest/build.sh all

@@ -67,6 +67,12 @@ fn main() {
             }
         }
     }
+    for image in ["bzImage.lz4", "bzImage.gz", "bzImage.xz", "bzImage.zst"] {
+        trials.push(Trial::test(format!("{image}_unpacks_itself"), move || {
+            unpacks_itself(image);
+            Ok(())
+        }));
+    }
     let tests: [(&str, fn()); 14] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
@@ -205,7 +211,8 @@ fn run_vm(args: &[&str], append: &str) -> Outcome {
     command
         .arg("run")
         .args(args)
-        .args(["--append", append, "--time-limit", LIMIT, "-v"]);
+        .args(["--append", append, "--time-limit", LIMIT, "-v"])
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     run_with(command, b"", Duration::from_secs(200))
 }
 
@@ -269,6 +276,13 @@ fn boots(image: &str, cpus: u32, disk: bool) {
         "rootfs / rootfs"
     };
     contains(&out, &[root]);
+}
+
+fn unpacks_itself(image: &str) {
+    let (kernel, initrd) = (path(image), path("initramfs.cpio.gz"));
+    let args = [&kernel, "--initrd", &initrd, "--unpack", "guest"];
+    let out = succeeded(&run_vm(&args, &exec("uname -r")));
+    contains(&out, &["-bantam"]);
 }
 
 fn stock() {

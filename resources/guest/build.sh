@@ -3,12 +3,12 @@
 #
 #   build.sh [kernel|initramfs|rootdisk|stock|lab|all]...    (nothing named: kernel initramfs)
 #
-#   kernel      vmlinux, bzImage.{lz4,gz,xz,zst}, bzImage, config     the small test kernel: 5 to 10 minutes
+#   kernel      vmlinux, bzImage.{lz4,gz,xz,zst}, bzImage, config     the small test kernel: about 4 minutes
 #   initramfs   initramfs.cpio.gz                                     busybox, lscpu and ./init
 #   rootdisk    root.ext4                                             the same as a disk, 64 MiB
 #   stock       stock/{vmlinuz,config,initramfs.cpio.gz}              the Debian cloud kernel
-#   lab         nothing: installs what resources/lab needs
-#   all         the four above lab
+#   lab         lab/{vmlinux,config}                                  the same with KVM: another 3 minutes
+#   all         all of these
 #
 # Everything lands in ${CARGO_TARGET_DIR:-target}/guest. Each output remembers a hash of what it was made
 # from and is left alone while that stays the same. Only the installation of missing packages needs root.
@@ -97,17 +97,29 @@ kernel_source() {
     if grep -qx linux-source-6.12 <<<"$all"; then echo linux-source-6.12; else sort -V <<<"$all" | tail -n 1; fi
 }
 
-build_kernel() {
-    local package version key
+lab_config=$here/../lab/kernel.config
+
+build_kernel() { kernel_variant kernel compile_kernel "$out" "${kernel_outputs[*]}" "$here/kernel.config"; }
+
+build_lab_kernel() {
+    kernel_variant lab-kernel compile_lab_kernel "$out/lab" "vmlinux config" "$here/kernel.config" "$lab_config"
+}
+
+# kernel_variant NAME COMPILE FOLDER OUTPUTS FRAGMENT... : a kernel in FOLDER, from the fragments, by COMPILE.
+kernel_variant() {
+    local name=$1 compile=$2 folder=$3 outputs=$4 package version key recipe
+    shift 4
     package=$(kernel_source)
     version=$(dpkg-query -W -f '${Version}' "$package" 2>/dev/null || true)
-    key="$(hash unpack_kernel configure_kernel compile_kernel "$here/kernel.config") $package $version"
+    recipe=$(hash unpack_kernel configure_kernel make_kernel "$compile" "$@")
+    key="$recipe $package $version"
     # A cached build on a machine without the source package: the recipe alone has to agree.
-    if [ -z "$version" ] && [ -f "$build/kernel.key" ] &&
-        [ "${key%% *}" = "$(cut -d' ' -f1 "$build/kernel.key")" ]; then
-        key=$(cat "$build/kernel.key")
+    if [ -z "$version" ] && [ -f "$build/$name.key" ] &&
+        [ "$recipe" = "$(cut -d' ' -f1 "$build/$name.key")" ]; then
+        key=$(cat "$build/$name.key")
     fi
-    fresh kernel "$key" "${kernel_outputs[@]}" && return
+    # shellcheck disable=SC2086 # a list
+    (out=$folder; fresh "$name" "$key" $outputs) && return
 
     if [ -z "$package" ]; then
         update_lists || true
@@ -116,25 +128,23 @@ build_kernel() {
     fi
     need "$package" make gcc libc6-dev flex bison bc libelf-dev xz-utils bzip2 zstd lz4
     version=$(dpkg-query -W -f '${Version}' "$package")
-    key="${key%% *} $package $version"
+    key="$recipe $package $version"
 
-    local new=$build/kernel.new
+    local new=$build/$name.new
     unpack_kernel "$package" "$version"
     cd "$build/linux"
-    logged "$build/kernel-config.log" configure_kernel
+    logged "$build/$name-config.log" configure_kernel "$@"
     check_config
-    say "kernel: compiling (about 5 minutes on 2 cores; log: $build/kernel.log)"
-    rm -rf "$new" && mkdir "$new"
-    logged "$build/kernel.log" compile_kernel "$new"
-    cd "$out"
-    ln -s bzImage.lz4 "$new/bzImage"
-    rm -f "$build/kernel.key"
-    mv -f "$new"/* "$out/"
+    say "$name: compiling (about 4 minutes on 2 cores; log: $build/$name.log)"
+    rm -rf "$new" && mkdir -p "$new" "$folder"
+    logged "$build/$name.log" "$compile" "$new"
+    cd "$folder"
+    rm -f "$build/$name.key"
+    mv -f "$new"/* "$folder/"
     rmdir "$new"
-    done_with kernel "$key"
-    [ -n "${BANTAM_KEEP_BUILD:-}" ] || rm -rf "$build/linux"
-    say "kernel: $(grep -aoE -m 1 'Linux version [0-9][^ ]+' vmlinux | head -n 1)," \
-        "bzImage.lz4 $(($(stat -c %s bzImage.lz4) >> 10)) KiB"
+    done_with "$name" "$key"
+    say "$name: $(grep -aoE -m 1 'Linux version [0-9][^ ]+' vmlinux | head -n 1)," \
+        "vmlinux $(($(stat -c %s vmlinux) >> 10)) KiB"
 }
 
 # Unpacks what an x86 build without modules reads: a third of the files, and half the time.
@@ -167,7 +177,7 @@ unpack_kernel() {
 
 configure_kernel() {
     # "# comments" go, "# CONFIG_X is not set" stays.
-    grep -E '^CONFIG_|^# CONFIG_[A-Z0-9_]+ is not set$' "$here/kernel.config" >bantam.config
+    grep -hE '^CONFIG_|^# CONFIG_[A-Z0-9_]+ is not set$' "$@" >bantam.config
     make -s tinyconfig
     cat bantam.config >>.config
     make -s olddefconfig
@@ -185,12 +195,24 @@ check_config() {
     done <"$build/linux/bantam.config"
 }
 
-compile_kernel() {
-    local new=$1 format suffix
-    # The same source gives the same image: nothing of this machine or hour goes into it.
+# The same source gives the same image: nothing of this machine or hour goes into it.
+make_kernel() {
     KBUILD_BUILD_TIMESTAMP=$(date -u -r .bantam-origin)
     export KBUILD_BUILD_TIMESTAMP KBUILD_BUILD_USER=bantam KBUILD_BUILD_HOST=bantam
-    nice make -j"$(nproc)" bzImage
+    nice make -j"$(nproc)" "$1"
+}
+
+compile_lab_kernel() {
+    make_kernel vmlinux
+    cp .config "$1/config"
+    strip --strip-debug -o "$1/vmlinux" vmlinux
+    # Both kernels are built in this tree, this one last.
+    [ -n "${BANTAM_KEEP_BUILD:-}" ] || rm -rf "$build/linux"
+}
+
+compile_kernel() {
+    local new=$1 format suffix
+    make_kernel bzImage
     cp arch/x86/boot/bzImage "$new/bzImage.lz4"
     cp .config "$new/config"
     # Debug sections go, symbols and the ELF notes (PVH's entry point is one) stay.
@@ -204,9 +226,10 @@ compile_kernel() {
         sed -i "s/^CONFIG_KERNEL_[A-Z0-9]*=y/CONFIG_KERNEL_$format=y/" include/config/auto.conf
         sed -i "s/^#define CONFIG_KERNEL_[A-Z0-9]* 1/#define CONFIG_KERNEL_$format 1/" include/generated/autoconf.h
         find arch/x86/boot -name '*.o' -delete
-        nice make -j"$(nproc)" bzImage
+        make_kernel bzImage
         cp arch/x86/boot/bzImage "$new/bzImage.$suffix"
     done
+    ln -s bzImage.lz4 "$new/bzImage"
     # Make a later run in this tree start from .config again.
     touch .config
 }
@@ -356,7 +379,10 @@ stock_modules() {
 
 # ---------------------------------------------------------------- the lab
 
-build_lab() { need qemu-system-x86 busybox-static util-linux bsdutils coreutils cpio gcc libc6-dev; }
+build_lab() {
+    need qemu-system-x86 busybox-static util-linux bsdutils coreutils cpio gcc libc6-dev
+    build_lab_kernel
+}
 
 # ---------------------------------------------------------------- the command line
 
@@ -367,7 +393,7 @@ steps=()
 for step; do
     case $step in
         kernel | initramfs | rootdisk | stock | lab) steps+=("$step") ;;
-        all) steps+=(kernel initramfs rootdisk stock) ;;
+        all) steps+=(kernel lab initramfs rootdisk stock) ;;
         -h | --help) usage; exit ;;
         *) usage >&2; die "\"$step\" is not a thing to build" ;;
     esac

@@ -9,6 +9,8 @@
 //! Linux is entered at its ELF entry point by the 64-bit boot protocol. Other programs with a PVH
 //! note are entered there, and those without at their entry point in long mode.
 
+use linux_loader::loader::bootparam::setup_header;
+
 use super::error::KernelError;
 use super::kernel::{Placement, Protocol, ProtocolChoice, Segment};
 use super::linux;
@@ -46,6 +48,8 @@ pub struct ElfImage {
     pub pvh_entry: Option<u64>,
     /// A note owned by "Linux" is there.
     pub is_linux: bool,
+    /// The setup header of the bzImage that it came in.
+    pub header: Option<setup_header>,
 }
 
 /// A program header, the fields that matter.
@@ -107,6 +111,7 @@ impl ElfImage {
             segments: Vec::new(),
             pvh_entry: None,
             is_linux: false,
+            header: None,
         };
         for (n, bytes) in headers.chunks_exact(PHDR_BYTES).enumerate() {
             let Some(header) = program_header(bytes) else {
@@ -241,7 +246,7 @@ impl ElfImage {
             entry,
             segments: self.segments.clone(),
             end,
-            header: linux::header_for_elf(),
+            header: self.header.unwrap_or_else(linux::header_for_elf),
             initrd_limit: layout::MMIO_HOLE_START - 1,
             cmdline_max: layout::COMMAND_LINE_MAX - 1,
         })

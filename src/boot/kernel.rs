@@ -1,10 +1,8 @@
 //! A kernel image of any format, and where its parts go.
 
-use std::io;
 use std::path::Path;
 
 use linux_loader::loader::bootparam::setup_header;
-use vm_memory::GuestMemoryMmap;
 
 use super::bzimage::BzImage;
 use super::elf::ElfImage;
@@ -85,19 +83,6 @@ pub struct Placement {
     pub initrd_limit: u64,
     /// Longest command line without its NUL.
     pub cmdline_max: usize,
-}
-
-impl Placement {
-    /// Copies the kernel into guest memory.
-    ///
-    /// # Errors
-    /// Those of the host, and of a file that has changed meanwhile.
-    pub fn load(&self, source: &Source, memory: &GuestMemoryMmap) -> io::Result<()> {
-        // Guest memory is fresh and zero, so what follows the file's bytes already is.
-        self.segments
-            .iter()
-            .try_for_each(|s| source.load(s.offset, s.file_len, memory, s.address))
-    }
 }
 
 /// What kind of image it is.

@@ -13,6 +13,7 @@
 //! and all of that happens before KVM is asked for anything.
 
 pub mod bzimage;
+pub mod cache;
 pub mod cmdline;
 pub mod elf;
 pub mod error;
@@ -24,8 +25,11 @@ pub mod linux;
 pub mod payload;
 pub mod pvh;
 pub mod source;
+pub mod unpacked;
 
+pub use cache::Cache;
 pub use error::KernelError;
 pub use initrd::Initrd;
 pub use kernel::{Kernel, Placement, Protocol, ProtocolChoice, Segment};
 pub use source::Source;
+pub use unpacked::Unpack;

@@ -71,16 +71,28 @@ impl Source {
                 what,
             });
         }
-        let file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
-        if len == 0 {
-            return Err(SourceError::Empty { path: path.into() });
+        Source::of_file(File::open(path).map_err(failed)?, path.into())
+    }
+
+    /// A regular file that is open already; `path` is for messages.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn of_file(file: File, path: PathBuf) -> Result<Self, SourceError> {
+        match file.metadata() {
+            Ok(meta) if meta.len() == 0 => Err(SourceError::Empty { path }),
+            Ok(meta) => Ok(Source {
+                path,
+                file,
+                len: meta.len(),
+            }),
+            Err(source) => Err(SourceError::Io { path, source }),
         }
-        Ok(Source {
-            path: path.into(),
-            file,
-            len,
-        })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Where the file is.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::boot::ProtocolChoice;
+use crate::boot::{ProtocolChoice, Unpack};
 use crate::config::Layer;
 
 const RUN_EXAMPLES: &str = "\
@@ -66,6 +66,14 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     protocol: Option<ProtocolChoice>,
 
+    /// Who unpacks a bzImage
+    #[arg(long, value_enum)]
+    unpack: Option<Unpack>,
+
+    /// Keep nothing of what is unpacked, and use nothing kept before
+    #[arg(long)]
+    no_cache: bool,
+
     /// Read options from a TOML file; options given here win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -96,6 +104,8 @@ impl RunArgs {
             memory: self.memory.clone(),
             console: self.console.clone(),
             protocol: self.protocol,
+            unpack: self.unpack,
+            cache: self.no_cache.then_some(false),
             time_limit: self.time_limit.clone(),
         }
     }

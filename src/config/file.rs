@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Layer;
 use super::error::ConfigError;
-use crate::boot::ProtocolChoice;
+use crate::boot::{ProtocolChoice, Unpack};
 
 /// A configuration is a page of text; larger files are something else.
 const MAX_BYTES: u64 = 1 << 20;
@@ -21,6 +21,8 @@ const KEYS: &[&str] = &[
     "memory",
     "console",
     "protocol",
+    "unpack",
+    "cache",
     "time-limit",
 ];
 
@@ -70,6 +72,8 @@ struct File {
     memory: Option<Amount>,
     console: Option<String>,
     protocol: Option<ProtocolChoice>,
+    unpack: Option<Unpack>,
+    cache: Option<bool>,
     time_limit: Option<Amount>,
 }
 
@@ -128,6 +132,8 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
             _ => text,
         }),
         protocol: file.protocol,
+        unpack: file.unpack,
+        cache: file.cache,
         time_limit: file.time_limit.map(String::from),
     })
 }
@@ -165,6 +171,8 @@ mod tests {
             memory = "2G"
             console = "none"
             protocol = "pvh"
+            unpack = "guest"
+            cache = false
             time-limit = 30
             "#,
         )
@@ -174,6 +182,10 @@ mod tests {
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));
         assert_eq!(layer.protocol, Some(ProtocolChoice::Pvh));
+        assert_eq!(
+            (layer.unpack, layer.cache),
+            (Some(Unpack::Guest), Some(false))
+        );
         assert_eq!(layer.time_limit.as_deref(), Some("30"));
     }
 

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::arch::x86_64::topology::Topology;
-use crate::boot::ProtocolChoice;
+use crate::boot::{ProtocolChoice, Unpack};
 
 pub use error::ConfigError;
 pub use values::{Console, Disk};
@@ -47,6 +47,10 @@ pub struct Layer {
     pub console: Option<String>,
     /// How the kernel is entered.
     pub protocol: Option<ProtocolChoice>,
+    /// Who unpacks a bzImage.
+    pub unpack: Option<Unpack>,
+    /// Whether what the host unpacks is kept.
+    pub cache: Option<bool>,
     /// As [`values::duration`] reads it.
     pub time_limit: Option<String>,
 }
@@ -69,6 +73,8 @@ impl Layer {
             memory: self.memory.or(below.memory),
             console: self.console.or(below.console),
             protocol: self.protocol.or(below.protocol),
+            unpack: self.unpack.or(below.unpack),
+            cache: self.cache.or(below.cache),
             time_limit: self.time_limit.or(below.time_limit),
         }
     }
@@ -95,6 +101,10 @@ pub struct VmConfig {
     pub console: Console,
     /// How the kernel is entered.
     pub protocol: ProtocolChoice,
+    /// Who unpacks a bzImage.
+    pub unpack: Unpack,
+    /// Whether what the host unpacks is kept.
+    pub cache: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
 }
@@ -124,6 +134,8 @@ impl VmConfig {
                 None => Console::Stdio,
             },
             protocol: layer.protocol.unwrap_or_default(),
+            unpack: layer.unpack.unwrap_or_default(),
+            cache: layer.cache.unwrap_or(true),
             time_limit: layer
                 .time_limit
                 .as_deref()

@@ -4,6 +4,7 @@
 //! pull. It does not know KVM, threads or files, so each of them runs in a plain unit test.
 
 pub mod i8042;
+pub mod pace;
 pub mod power;
 pub mod pvpanic;
 pub mod serial;

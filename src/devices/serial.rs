@@ -16,12 +16,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
 use vm_superio::Trigger;
 use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::pace::Pace;
 use super::{BusDevice, IrqLine, lock};
 
 /// Bytes that wait for the reader of the console.
@@ -115,6 +117,8 @@ struct State {
     polls: bool,
     /// The guest has enabled the interrupt for input.
     interrupt_enabled: bool,
+    /// When the loop hears of output.
+    pace: Pace,
 }
 
 /// The serial port. Shared by the vCPU threads (registers) and the event loop (bytes).
@@ -137,14 +141,25 @@ impl Uart {
                 status_reads: 0,
                 polls: false,
                 interrupt_enabled: false,
+                pace: Pace::new(wake.clone())?,
             }),
             wake,
         })
     }
 
-    /// Readable whenever there is output to take or the receive FIFO has become empty.
+    /// Readable when there is output to take now or the receive FIFO has become empty.
     pub fn wake_fd(&self) -> &EventFd {
         &self.wake
+    }
+
+    /// Readable when output that lingered is to be taken.
+    pub fn timer_fd(&self) -> RawFd {
+        lock(&self.state).pace.timer()
+    }
+
+    /// [`Uart::timer_fd`] was readable.
+    pub fn timer_expired(&self) {
+        lock(&self.state).pace.expired();
     }
 
     /// Copies waiting output into `buf` without removing it; returns how many bytes.
@@ -271,10 +286,13 @@ impl BusDevice for Uart {
             return;
         };
         let mut state = lock(&self.state);
-        let was_empty = state.port.writer().bytes.is_empty();
+        let before = state.port.writer().bytes.len();
         // The ring and the line never fail; a full receive FIFO in loop mode drops the byte.
         let _ = state.port.write(offset, value);
-        let filled = was_empty && !state.port.writer().bytes.is_empty();
+        let waiting = state.port.writer().bytes.len();
+        if waiting > before {
+            state.pace.output(value, waiting);
+        }
         state.status_reads = 0;
         let listened = state.listens();
         if offset == IER && !state.divisor_latch() {
@@ -287,7 +305,7 @@ impl BusDevice for Uart {
             state.tell_room();
         }
         drop(state);
-        if filled || begins {
+        if begins {
             let _ = self.wake.write(1);
         }
     }

@@ -3,10 +3,11 @@
 //! 1. guest RAM: a memory slot set after the interrupt controllers exist costs KVM more;
 //! 2. TSS and identity map: VMX wants their addresses before the first vCPU;
 //! 3. irqchip, PIT: before vCPUs, which get their local APICs from it;
-//! 4. kernel, initrd, boot tables into RAM;
-//! 5. devices: each with its ioeventfd and irqfd;
-//! 6. vCPUs: CPUID first, as KVM checks registers and MSRs against it;
-//! 7. threads, last of all: nothing runs before everything stands.
+//! 4. devices: each with its ioeventfd and irqfd;
+//! 5. vCPUs: CPUID first, as KVM checks registers and MSRs against it;
+//! 6. threads, last of all: nothing runs before everything stands.
+//!
+//! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use super::plan::{Plan, PlannedDisk};
 use super::vcpu::{Counters, RESET_FLAG_UNTOUCHED, Shared, Vcpu};
 use super::{host, memory};
 use crate::arch::x86_64::{acpi, cpuid, interrupts, layout, registers};
-use crate::boot::{Protocol, linux, pvh};
+use crate::boot::{Protocol, Source, linux, pvh};
 use crate::devices::i8042::I8042;
 use crate::devices::power::{AcpiPower, PciReset, PowerRequest, PowerSink};
 use crate::devices::pvpanic::PvPanic;
@@ -43,6 +44,9 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 /// IA32_MISC_ENABLE: fast strings.
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const FAST_STRINGS: u64 = 1;
+
+/// Less than this is loaded before a thread for it would have started.
+const WORTH_A_THREAD: u64 = 1 << 20;
 
 /// A machine that is set up; [`Machine::run`](super::run) starts it.
 pub struct Machine {
@@ -64,16 +68,41 @@ impl Machine {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn build(plan: Plan) -> Result<Self, StartError> {
+    pub fn build(mut plan: Plan) -> Result<Self, StartError> {
         let kvm = host::open()?;
         let cpus = plan.config.topology.cpus();
         let max = kvm.get_max_vcpus();
         if cpus as usize > max {
             return Err(StartError::Cpus { cpus, max });
         }
-        let vm = create_vm(&kvm)?;
         let memory = Arc::new(memory::map(plan.config.memory)?);
-        add_memory(&vm, &memory)?;
+        let slots = plan.virtio_slots();
+        let disks = std::mem::take(&mut plan.disks);
+        if plan.bytes_to_load() < WORTH_A_THREAD {
+            load(&plan, &slots, &memory)?;
+            return Machine::assemble(&kvm, &plan, disks, &memory);
+        }
+        // KVM waits for the kernel's housekeeping in some of these calls; meanwhile, bytes move.
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| load(&plan, &slots, &memory));
+            let machine = Machine::assemble(&kvm, &plan, disks, &memory);
+            match loading.join() {
+                Ok(loaded) => loaded?,
+                Err(_) => return Err(StartError::Tables("the loader panicked".into())),
+            }
+            machine
+        })
+    }
+
+    /// The KVM calls.
+    fn assemble(
+        kvm: &Kvm,
+        plan: &Plan,
+        planned: Vec<PlannedDisk>,
+        memory: &Arc<GuestMemoryMmap>,
+    ) -> Result<Self, StartError> {
+        let vm = create_vm(kvm)?;
+        add_memory(&vm, memory)?;
         vm.set_tss_address(layout::KVM_TSS as usize)
             .map_err(call("KVM_SET_TSS_ADDR"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
@@ -91,24 +120,23 @@ impl Machine {
         );
         let mut mmio = Bus::default();
         let mut disks = Vec::new();
-        load(&plan, &memory)?;
-        for disk in plan.disks {
-            disks.push(add_disk(&vm, disk, &memory, &mut mmio)?);
+        for disk in planned {
+            disks.push(add_disk(&vm, disk, memory, &mut mmio)?);
         }
         let shared = Arc::new(Shared {
             pio: ports(&uart, power_sink(&exit))?,
             mmio,
-            memory,
+            memory: memory.clone(),
             exit: exit.clone(),
         });
-        let vcpus = add_vcpus(&kvm, &vm, plan.config.topology, &plan.placement, &shared)?;
+        let vcpus = add_vcpus(kvm, &vm, plan.config.topology, &plan.placement, &shared)?;
         Ok(Machine {
             exit,
             uart,
             power_button: irq_line(&vm, layout::POWER_BUTTON_GSI)?,
             disks,
             vcpus,
-            console: plan.config.console,
+            console: plan.config.console.clone(),
             time_limit: plan.config.time_limit,
             memory_bytes: plan.config.memory,
             built: Instant::now(),
@@ -231,40 +259,48 @@ fn add_disk(
 }
 
 /// Kernel, initrd and everything that the boot protocol wants in memory.
-fn load(plan: &Plan, memory: &GuestMemoryMmap) -> Result<(), StartError> {
-    let source = &plan.kernel.source;
-    plan.placement
-        .load(source, memory)
-        .map_err(|error| StartError::Load {
-            path: source.path().into(),
-            source: error,
-        })?;
-    let mut initrd_at = None;
-    if let Some(initrd) = &plan.initrd {
-        let source = initrd.source();
+fn load(
+    plan: &Plan,
+    slots: &[acpi::VirtioMmio],
+    memory: &GuestMemoryMmap,
+) -> Result<(), StartError> {
+    let put = |source: &Source, offset, len, address| {
         source
-            .load(0, initrd.len(), memory, initrd.address())
+            .load(offset, len, memory, address)
             .map_err(|error| StartError::Load {
                 path: source.path().into(),
                 source: error,
-            })?;
+            })
+    };
+    // Guest memory is fresh and zero, so what follows a segment's bytes already is.
+    for segment in &plan.placement.segments {
+        put(
+            &plan.kernel.source,
+            segment.offset,
+            segment.file_len,
+            segment.address,
+        )?;
+    }
+    let mut initrd_at = None;
+    if let Some(initrd) = &plan.initrd {
+        put(initrd.source(), 0, initrd.len(), initrd.address())?;
         initrd_at = Some((initrd.address(), initrd.len()));
     }
-    write_tables(plan, memory, initrd_at)
+    write_tables(plan, slots, memory, initrd_at)
 }
 
 fn write_tables(
     plan: &Plan,
+    slots: &[acpi::VirtioMmio],
     memory: &GuestMemoryMmap,
     initrd: Option<(u64, u64)>,
 ) -> Result<(), StartError> {
     let tables = |error: vm_memory::GuestMemoryError| StartError::Tables(error.to_string());
-    let virtio = plan.virtio_slots();
     acpi::write(
         memory,
         &acpi::Platform {
             topology: plan.config.topology,
-            virtio: &virtio,
+            virtio: slots,
         },
     )
     .map_err(|error| StartError::Tables(error.to_string()))?;

@@ -33,6 +33,7 @@ const CHUNKS_PER_TURN: usize = 8;
 const WAKE: u32 = 0;
 const INPUT: u32 = 1;
 const OUTPUT: u32 = 2;
+const TIMER: u32 = 3;
 
 /// Where input comes from.
 pub struct Input {
@@ -243,14 +244,22 @@ impl MutEventSubscriber for Console {
                 }
                 self.pump_input(ops);
             }
+            TIMER => {
+                self.uart.timer_expired();
+                self.pump_output(ops);
+            }
             _ => self.pump_output(ops),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let wake = Events::with_data_raw(self.uart.wake_fd().as_raw_fd(), WAKE, EventSet::IN);
-        if let Err(error) = ops.add(wake) {
-            log::error!("cannot watch the serial port: {error}");
+        for (fd, data) in [
+            (self.uart.wake_fd().as_raw_fd(), WAKE),
+            (self.uart.timer_fd(), TIMER),
+        ] {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
+                log::error!("cannot watch the serial port: {error}");
+            }
         }
         self.pump_input(ops);
     }

@@ -8,7 +8,7 @@ use crate::arch::x86_64::acpi::VirtioMmio;
 use crate::arch::x86_64::layout;
 use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
-use crate::boot::{Initrd, Kernel, KernelError, Placement};
+use crate::boot::{Cache, Initrd, Kernel, KernelError, Placement, ProtocolChoice, Unpack};
 use crate::config::{Disk, VmConfig};
 use crate::error::{ExitStatus, Help};
 use crate::storage::{OpenError, RawDisk};
@@ -99,8 +99,14 @@ impl Plan {
     /// # Errors
     /// See [`PlanError`].
     pub fn new(config: VmConfig) -> Result<Self, PlanError> {
-        let kernel = Kernel::open(&config.kernel)?;
-        let placement = kernel.place(config.protocol, config.memory)?;
+        let mut kernel = Kernel::open(&config.kernel)?;
+        // Before anything is unpacked: is the image good, and does it fit?
+        let mut placement = kernel.place(config.protocol, config.memory)?;
+        if config.unpack == Unpack::Host && config.protocol != ProtocolChoice::Pvh {
+            let cache = config.cache.then(Cache::of_user).flatten();
+            kernel = kernel.unpacked(cache.as_ref());
+            placement = kernel.place(config.protocol, config.memory)?;
+        }
         let initrd = config
             .initrd
             .as_deref()
@@ -118,6 +124,13 @@ impl Plan {
             cmdline,
             disks,
         })
+    }
+
+    /// Bytes of kernel and initrd.
+    pub fn bytes_to_load(&self) -> u64 {
+        let kernel = self.placement.segments.iter().map(|s| s.file_len);
+        let initrd = self.initrd.iter().map(Initrd::len);
+        kernel.chain(initrd).fold(0, u64::saturating_add)
     }
 
     /// The register pages of all virtio devices.

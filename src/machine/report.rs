@@ -18,17 +18,17 @@ pub fn describe(plan: &Plan) -> String {
 
 fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     let placement = &plan.placement;
-    let source = &plan.kernel.source;
     writeln!(out, "cpus      {}", plan.config.topology)?;
     writeln!(out, "memory    {} MiB", plan.config.memory >> 20)?;
     let format = match &plan.kernel.format {
+        Format::Elf(elf) if elf.header.is_some() => "bzImage, unpacked by the host".to_owned(),
         Format::Elf(_) => "ELF".to_owned(),
         Format::BzImage(image) => format!("bzImage ({})", image.compression.name()),
     };
     writeln!(
         out,
         "kernel    {} ({format}, {})",
-        source.path().display(),
+        plan.config.kernel.display(),
         placement.protocol.name()
     )?;
     writeln!(out, "entry     {:#x}", placement.entry)?;

@@ -7,8 +7,10 @@
 #![no_std]
 #![no_main]
 
+mod bench;
 mod block;
 mod io;
+mod user;
 
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
@@ -145,6 +147,19 @@ fn panic(_: &PanicInfo) -> ! {
     power_off()
 }
 
+/// What the compiler calls to compare slices, with no libc around.
+#[unsafe(no_mangle)]
+extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
+    let mut i = 0;
+    while i < len {
+        if unsafe { a.add(i).read_volatile() != b.add(i).read_volatile() } {
+            return 1;
+        }
+        i += 1;
+    }
+    0
+}
+
 fn power_off() -> ! {
     outb(0x600, 5 << 2 | 1 << 5);
     halt()
@@ -198,6 +213,11 @@ extern "C" fn main() -> ! {
         b"ports" => ports(),
         b"block" => block::run(),
         b"block-broken" => block::broken(),
+        b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
+        b"ready" => {
+            io::put(b'!');
+            halt();
+        }
         b"acpi-reset" => outb(0x602, 1),
         b"kbd-reset" => outb(0x64, 0xfe),
         b"cf9-reset" => outb(0xcf9, 0x06),
@@ -215,6 +235,19 @@ extern "C" fn main() -> ! {
         _ => print_str("hello from the bare machine\n"),
     }
     power_off()
+}
+
+fn stack_top() -> u64 {
+    (&raw const STACK) as u64 + 0x8000
+}
+
+/// In ring 3.
+extern "C" fn measure() -> ! {
+    let line = command_line();
+    match wish(line) {
+        b"exits" => bench::exits(line),
+        _ => bench::disk(line),
+    }
 }
 
 fn entry(line: &[u8]) {

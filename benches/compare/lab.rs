@@ -1,0 +1,108 @@
+//! Rows that boot Linux, on a host whose KVM cannot: this program again, inside the lab, in
+//! virtual time. Its figures come back as JSON on its output.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::host::Lab;
+use crate::result::Figure;
+use crate::rows::Context;
+
+const LIMIT_SECONDS: u32 = 240;
+const ATTEMPTS: u32 = 3;
+/// Files for QEMU: its firmware, as Debian's packages lay it out.
+const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+/// What of `context.guests` the rows boot.
+const GUESTS: [&str; 4] = [
+    "vmlinux",
+    "bzImage.lz4",
+    "stock/vmlinuz",
+    "bench-initramfs.cpio",
+];
+
+/// Measures a row in the lab, its cases that begin with `case`. In virtual time a guest now and
+/// then locks up under QEMU's emulated SVM, and time with it: then the lab is ended, and once more.
+pub fn run(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+    let mut attempt = 1;
+    loop {
+        match once(row, case, context, clock) {
+            Err(error) if attempt < ATTEMPTS => eprintln!("  again: {error:#}"),
+            result => return result,
+        }
+        attempt += 1;
+    }
+}
+
+fn once(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/lab/lab");
+    let this = std::env::current_exe().context("where is this program?")?;
+    crate::rows::boot::make_initramfs(&context.folder, &context.guests)?;
+    let mut command = Command::new(&lab);
+    if clock == Lab::Virtual {
+        command.arg("--icount");
+    }
+    let (name, value) = clock.variable();
+    command.env(name, value);
+    command.args([
+        "--memory",
+        "6144",
+        "--time-limit",
+        &LIMIT_SECONDS.to_string(),
+    ]);
+    let mut with: Vec<PathBuf> = GUESTS
+        .iter()
+        .map(|name| context.guests.join(name))
+        .collect();
+    with.push(this.clone());
+    with.extend(context.vmms.iter().map(|vmm| vmm.program.clone()));
+    with.extend(
+        FIRMWARE
+            .iter()
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_dir()),
+    );
+    with.sort();
+    with.dedup();
+    for path in with {
+        if !path.exists() {
+            bail!("{} is not there: 'make guests' builds it", path.display());
+        }
+        command.arg("--with").arg(path);
+    }
+    command
+        .arg("--")
+        .arg(&this)
+        .args(["--in-lab", "--only", row]);
+    command.arg("--guests").arg(&context.guests);
+    if let Some(case) = case {
+        command.args(["--case", case]);
+    }
+    for vmm in &context.vmms {
+        command
+            .arg("--vmm")
+            .arg(format!("{}={}", vmm.name(), vmm.program.display()));
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", lab.display()))?;
+    // Its progress comes on the same stream; the figures are the last line.
+    let mut json = String::new();
+    for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+        let line = line.context("cannot read the lab's output")?;
+        if line.starts_with('[') {
+            json = line;
+        } else {
+            eprintln!("{line}");
+        }
+    }
+    let status = child.wait().context("cannot wait for the lab")?;
+    if !status.success() {
+        bail!("the lab ended with {status}");
+    }
+    serde_json::from_str(&json).with_context(|| format!("not figures: {json:.200}"))
+}

@@ -1,0 +1,259 @@
+//! Bantam against other VMMs, side by side, in one run: `make bench`. docs/bench.md explains it.
+//!
+//! ```text
+//!   vmm.rs      who takes part, and how each is asked for the same machine
+//!   rows/       one question each: start, boot, exits, block, memory, density
+//!   engine.rs   A, B, C, A, B, C ... until the answer is narrow
+//!   stats.rs    medians, paired ratios, intervals
+//!   result.rs   the JSON that all reports are made from
+//!   report/     tables, charts, the check against published figures
+//!   lab.rs      rows that need a real KVM, on a host that has none
+//! ```
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program of its own"
+)]
+
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "shared with the tests"
+)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod engine;
+mod host;
+mod lab;
+mod process;
+mod report;
+mod result;
+mod rows;
+mod stats;
+mod trace;
+mod vmm;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+
+use host::Lab;
+use result::{Figure, Results, SCHEMA};
+use rows::boot::IMAGES;
+use rows::{Context, ROWS};
+
+/// Compares Bantam with other VMMs, side by side, in one run
+#[derive(Debug, Parser)]
+#[command(name = "compare", version)]
+struct Args {
+    /// Rows to measure: start, boot, exits, block, memory, density [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "ROW")]
+    only: Vec<String>,
+
+    /// Of the boot and exits rows, only cases whose names begin so
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+
+    /// Also measure this VMM, or take this program for it
+    #[arg(long, value_name = "NAME=PATH", value_parser = named_vmm)]
+    vmm: Vec<(String, PathBuf)>,
+
+    /// Time for each row on the wall's clock
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
+
+    /// Where results.json, results.md and the charts go [default: target/bench]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+
+    /// After a short run, compare its ratios with the published ones
+    #[arg(long)]
+    check: bool,
+
+    /// Put the last results into docs/numbers.json and docs/numbers.md, and measure nothing
+    #[arg(long)]
+    publish: bool,
+
+    /// Print the figures as JSON and write no files: how the lab's part is run
+    #[arg(long, hide = true)]
+    in_lab: bool,
+
+    /// Where the guests are, in the lab
+    #[arg(long, hide = true)]
+    guests: Option<PathBuf>,
+
+    /// Given by cargo bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn named_vmm(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.into(), path.into()))
+        }
+        _ => Err("want NAME=PATH, for example firecracker=/usr/local/bin/firecracker".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let out = args.out.clone().unwrap_or_else(|| target.join("bench"));
+    if args.publish {
+        report::publish(&report::read(&out.join("results.json"))?, root)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(unknown) = args
+        .only
+        .iter()
+        .find(|name| ROWS.iter().all(|row| row.name != **name))
+    {
+        bail!(
+            "there is no row {unknown}; there are {}",
+            ROWS.map(|row| row.name).join(", ")
+        );
+    }
+    let programs = programs(&args, &target)?;
+    let (vmms, absent) = vmm::assemble(&programs.0, &programs.1, &args.vmm)?;
+    for line in &absent {
+        eprintln!("left out: {line}");
+    }
+    let folder = tempfile::tempdir_in(process::scratch()).context("no scratch folder")?;
+    let context = Context {
+        vmms,
+        case: args.case.clone(),
+        folder: folder.path().into(),
+        guests: args.guests.clone().unwrap_or_else(|| target.join("guest")),
+        budget: Duration::from_secs(if args.check {
+            args.seconds / 3
+        } else {
+            args.seconds
+        }),
+    };
+    let figures = measure(&args, &context)?;
+    if args.in_lab {
+        serde_json::to_writer(std::io::stdout(), &figures)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let results = Results {
+        schema: SCHEMA,
+        command: reproduce(&args),
+        date: host::date(),
+        commit: host::commit(root),
+        host: host::facts(),
+        versions: context
+            .vmms
+            .iter()
+            .filter_map(|vmm| Some((vmm.name().into(), vmm.version()?)))
+            .collect(),
+        figures,
+    };
+    if args.check {
+        return report::check(&results, &root.join("docs/numbers.json"));
+    }
+    report::write(&results, &out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bantam's binary and the floor's, as `cargo build --release` makes them.
+fn programs(args: &Args, target: &Path) -> Result<(PathBuf, PathBuf)> {
+    let bantam = target.join("release/bantam");
+    let floor = target.join("release/examples/floor");
+    let given = |name: &str| args.vmm.iter().any(|(given, _)| given == name);
+    for (name, path) in [("bantam", &bantam), ("floor", &floor)] {
+        if !given(name) && !path.is_file() {
+            bail!("{} is not there: 'make bench' builds it", path.display());
+        }
+    }
+    Ok((bantam, floor))
+}
+
+fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    // What needs a real KVM goes to the lab in one go.
+    let in_lab: Vec<&str> = match host::runs_linux() || args.in_lab {
+        true => Vec::new(),
+        false => ROWS
+            .iter()
+            .filter(|row| row.linux.is_some() && wanted(row.name))
+            .map(|row| row.name)
+            .collect(),
+    };
+    for row in ROWS.iter().filter(|row| wanted(row.name)) {
+        for (part, is_linux) in [(row.bare, false), (row.linux, true)] {
+            let Some(part) = part else { continue };
+            if (is_linux && !in_lab.is_empty()) || (!is_linux && args.in_lab) {
+                continue;
+            }
+            eprintln!(
+                "measuring {}{}",
+                row.name,
+                if is_linux { " with Linux" } else { "" }
+            );
+            match part(context) {
+                Ok(found) => figures.extend(found),
+                Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
+            }
+        }
+    }
+    // A lab for each question: when one has to be ended, the others' answers stay.
+    for row in ROWS.iter().filter(|row| in_lab.contains(&row.name)) {
+        let images: Vec<Option<&str>> = match row.images && context.case.is_none() {
+            true => IMAGES.iter().map(|image| Some(image.name)).collect(),
+            false => vec![context.case.as_deref()],
+        };
+        let clocks = [Some(Lab::Virtual), row.smp.then_some(Lab::Emulated)];
+        for (image, clock) in images
+            .iter()
+            .flat_map(|i| clocks.iter().flatten().map(move |c| (*i, *c)))
+        {
+            eprintln!(
+                "measuring {} {} in the lab, {clock:?} time",
+                row.name,
+                image.unwrap_or_default()
+            );
+            match lab::run(row.name, image, context, clock) {
+                Ok(found) => figures.extend(found),
+                Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
+            }
+        }
+    }
+    for figure in &figures {
+        for series in &figure.series {
+            if let Some(why) = &series.missing {
+                eprintln!("{} ({}): {}: {why}", figure.row, figure.case, series.vmm);
+            }
+        }
+    }
+    Ok(figures)
+}
+
+fn reproduce(args: &Args) -> String {
+    let mut words = vec!["make bench".to_owned()];
+    if !args.only.is_empty() {
+        words.push(format!("ONLY={}", args.only.join(",")));
+    }
+    if args.seconds != 60 {
+        words.push(format!("SECONDS={}", args.seconds));
+    }
+    words.join(" ")
+}

@@ -1,0 +1,207 @@
+//! A VMM's process: started in a group of its own, watched, and always ended.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// What a process may say on standard error before it is cut.
+const COMPLAINT_BYTES: usize = 300;
+
+/// A running VMM. Dropping it kills its process group.
+pub struct Process {
+    child: Child,
+    stdout: ChildStdout,
+    stderr: PathBuf,
+    started: Instant,
+    _folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts what `command` makes of a scratch folder.
+    pub fn start(command: impl FnOnce(&std::path::Path) -> Result<Command>) -> Result<Self> {
+        let folder = tempfile::tempdir_in(scratch()).context("no scratch folder")?;
+        let mut command = command(folder.path())?;
+        let stderr = folder.path().join("stderr");
+        let complaints =
+            fs::File::create(&stderr).with_context(|| format!("{}", stderr.display()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(complaints)
+            .process_group(0);
+        let program = command.get_program().to_owned();
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        Ok(Process {
+            child,
+            stdout,
+            stderr,
+            started,
+            _folder: folder,
+        })
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads its output until `wanted` is among it; when that was, and the bytes before.
+    pub fn wait_for(&mut self, wanted: &[u8], limit: Duration) -> Result<(Instant, Vec<u8>)> {
+        let mut seen = Vec::new();
+        let found = self.read_until(limit, |_, byte| {
+            seen.push(byte);
+            seen.ends_with(wanted)
+        })?;
+        Ok((found, seen))
+    }
+
+    /// Hands each byte of the output, and when it came, to `done`, until that says so.
+    pub fn read_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(Instant, u8) -> bool,
+    ) -> Result<Instant> {
+        let end = Instant::now() + limit;
+        let mut buffer = [0; 4096];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut poll = libc::pollfd {
+                fd: self.stdout.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one valid pollfd, for the call.
+            let ready = unsafe { libc::poll(&raw mut poll, 1, left.as_millis() as i32) };
+            if ready == 0 {
+                bail!("nothing within {limit:?}{}", self.complaint());
+            }
+            let now = Instant::now();
+            let count = self
+                .stdout
+                .read(&mut buffer)
+                .context("cannot read its output")?;
+            if count == 0 {
+                let status = self.child.wait().context("cannot wait for it")?;
+                bail!("ended early ({status}){}", self.complaint());
+            }
+            for byte in buffer.iter().take(count) {
+                if done(now, *byte) {
+                    return Ok(now);
+                }
+            }
+        }
+    }
+
+    /// What it said on standard error, for a message.
+    fn complaint(&self) -> String {
+        let text = fs::read(&self.stderr).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let line: String = text
+            .trim()
+            .replace('\n', " | ")
+            .chars()
+            .take(COMPLAINT_BYTES)
+            .collect();
+        if line.is_empty() {
+            String::new()
+        } else {
+            format!(": {line}")
+        }
+    }
+
+    /// CPU time that its threads have used so far, by thread, with the thread's name.
+    pub fn cpu_time(&self) -> HashMap<u32, (String, Duration)> {
+        let mut threads = HashMap::new();
+        let tasks = format!("/proc/{}/task", self.pid());
+        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            let Some(id) = task.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            // Nanoseconds on a processor are the first number.
+            let spent = read("schedstat")
+                .split(' ')
+                .next()
+                .and_then(|n| n.parse().ok());
+            if let Some(spent) = spent {
+                threads.insert(
+                    id,
+                    (read("comm").trim().to_owned(), Duration::from_nanos(spent)),
+                );
+            }
+        }
+        threads
+    }
+
+    /// Proportional set size in bytes: of all, and of mappings as large as `guest_ram`.
+    pub fn pss(&self, guest_ram: u64) -> Result<Pss> {
+        let path = format!("/proc/{}/smaps", self.pid());
+        let smaps = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let mut pss = Pss::default();
+        let mut is_ram = false;
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            let Some(first) = words.next() else { continue };
+            if let Some((start, end)) = first.split_once('-')
+                && let (Ok(start), Ok(end)) =
+                    (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+            {
+                // A neighbouring mapping may have been merged with the guest's RAM.
+                let len = end.saturating_sub(start);
+                is_ram = len >= guest_ram && len < guest_ram.saturating_mul(2);
+            } else if first == "Pss:"
+                && let Some(kib) = words.next().and_then(|n| n.parse::<u64>().ok())
+            {
+                pss.all += kib << 10;
+                if is_ram {
+                    pss.guest_ram += kib << 10;
+                }
+            }
+        }
+        Ok(pss)
+    }
+}
+
+/// Memory of a process.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Pss {
+    /// All of it.
+    pub all: u64,
+    /// What the guest has touched of its RAM.
+    pub guest_ram: u64,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: the group is the child's own, and the child has not been waited for: its number
+        // cannot be another's.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+        let _ = self.child.wait();
+    }
+}
+
+/// Where scratch files go: memory, where there is a folder for it.
+pub fn scratch() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
+    if shm.is_dir() {
+        shm
+    } else {
+        std::env::temp_dir()
+    }
+}

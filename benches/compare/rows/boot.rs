@@ -1,0 +1,265 @@
+//! From the start of the process to the guest's /init, with Linux.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Context;
+use crate::engine::{Effort, Question, Sample, interleave};
+use crate::host::{self, Lab};
+use crate::process::Process;
+use crate::result::{Clock, Figure};
+use crate::trace::{self, Trace};
+use crate::vmm::{Machine, Vmm};
+
+/// For one boot. In virtual time a second is a billion instructions, a few seconds of the host's.
+const LIMIT: Duration = Duration::from_secs(15);
+/// What /init sends (benches/guests/init.rs).
+const INIT: u8 = 2;
+
+/// An image and how it is entered.
+#[derive(Debug, Clone, Copy)]
+pub struct Image {
+    pub name: &'static str,
+    file: &'static str,
+    bzimage: bool,
+    pvh: bool,
+}
+
+/// In the order of the tables.
+pub const IMAGES: [Image; 4] = [
+    Image {
+        name: "ELF",
+        file: "vmlinux",
+        bzimage: false,
+        pvh: false,
+    },
+    Image {
+        name: "PVH",
+        file: "vmlinux",
+        bzimage: false,
+        pvh: true,
+    },
+    Image {
+        name: "bzImage",
+        file: "bzImage.lz4",
+        bzimage: true,
+        pvh: false,
+    },
+    Image {
+        name: "stock Debian bzImage",
+        file: "stock/vmlinuz",
+        bzimage: true,
+        pvh: false,
+    },
+];
+
+/// Runs the row.
+pub fn linux(context: &Context) -> Result<Vec<Figure>> {
+    let initrd = make_initramfs(&context.folder, &context.guests)?;
+    let mut figures = Vec::new();
+    for image in IMAGES {
+        for (cpus, quiet) in [(1, true), (1, false), (4, true)] {
+            // Virtual time stands still when several vCPUs share QEMU's only emulated processor.
+            let apart = clock() != Clock::Wall && (cpus > 1) != (clock() == Clock::Emulated);
+            if apart {
+                continue;
+            }
+            let console = if quiet { "quiet" } else { "full console" };
+            let case = format!("{}, {cpus} vCPU, {console}", image.name);
+            if !context.wants(&case) {
+                continue;
+            }
+            let machine = machine(context, image, cpus, quiet, &initrd);
+            let question = Question {
+                row: "boot",
+                case,
+                unit: "ms",
+                lower_is_better: true,
+                clock: clock(),
+                note: "process start to /init; QEMU enters an ELF kernel by PVH",
+            };
+            let figure = interleave(question, &context.vmms, effort(context), |vmm| {
+                Ok((boot(vmm, &machine)?.init.as_secs_f64() * 1e3).into())
+            });
+            eprintln!("{}", super::summary(&figure));
+            figures.push(figure);
+        }
+        let case = format!("{}, phases", image.name);
+        if clock() != Clock::Emulated && context.wants(&case) {
+            figures.push(phases(context, image, &initrd));
+        }
+    }
+    Ok(figures)
+}
+
+/// In virtual time a few rounds, else as many as there is time for.
+fn effort(context: &Context) -> Effort {
+    match clock() {
+        Clock::Virtual => Effort::virtual_time(),
+        _ => Effort::wall(5, context.share(1.0 / 4.0)),
+    }
+}
+
+/// The clock of the rows with Linux.
+fn clock() -> Clock {
+    match host::lab() {
+        None => Clock::Wall,
+        Some(Lab::Virtual) => Clock::Virtual,
+        Some(Lab::Emulated) => Clock::Emulated,
+    }
+}
+
+/// A machine that boots `image` to our /init.
+pub fn machine(context: &Context, image: Image, cpus: u32, quiet: bool, initrd: &Path) -> Machine {
+    // The defaults of `bantam run`, given to all: nobody waits for what the line can spare.
+    let mut cmdline = String::from("console=ttyS0 panic=-1 8250.nr_uarts=1 reboot=t");
+    if quiet {
+        cmdline.push_str(" quiet");
+    }
+    Machine {
+        kernel: context.guests.join(image.file),
+        bzimage: image.bzimage,
+        pvh: image.pvh,
+        initrd: Some(initrd.into()),
+        cmdline,
+        cpus,
+        memory_mib: 256,
+        disks: Vec::new(),
+        direct: false,
+    }
+}
+
+/// Moments of a boot, from the start of the process.
+pub struct Timed {
+    pub process: Process,
+    pub first_byte: Duration,
+    pub init: Duration,
+}
+
+/// Boots `machine` until its /init has spoken. It goes on to run until the result is dropped.
+pub fn boot(vmm: &Vmm, machine: &Machine) -> Result<Timed> {
+    let mut process = Process::start(|folder| vmm.command(machine, folder))?;
+    let started = process.started();
+    let mut first_byte = None;
+    let mut tail = Vec::new();
+    let end = process.read_until(LIMIT, |at, byte| {
+        first_byte.get_or_insert(at);
+        tail.push(byte);
+        byte == INIT
+    });
+    let end = end.with_context(|| {
+        let from = tail.len().saturating_sub(200);
+        format!(
+            "the guest's last words: {:?}",
+            String::from_utf8_lossy(tail.get(from..).unwrap_or_default())
+        )
+    })?;
+    Ok(Timed {
+        process,
+        first_byte: first_byte.unwrap_or(end) - started,
+        init: end - started,
+    })
+}
+
+/// One traced boot each: when the kernel was entered, when it first printed, when init came.
+fn phases(context: &Context, image: Image, initrd: &Path) -> Figure {
+    let machine = machine(context, image, 1, false, initrd);
+    let question = Question {
+        row: "boot",
+        case: format!("{}, phases", image.name),
+        unit: "ms",
+        lower_is_better: true,
+        clock: clock(),
+        note: "full console, 1 vCPU, with KVM's tracepoints on: process start to the first KVM entry, to the first console byte, to /init",
+    };
+    let once = Effort {
+        min_rounds: 1,
+        max_rounds: 1,
+        ..Effort::virtual_time()
+    };
+    interleave(question, &context.vmms, once, |vmm| {
+        let trace = Trace::start()?;
+        let before = trace::now();
+        let timed = boot(vmm, &machine)?;
+        let recorded = trace.stop(trace::now())?;
+        drop(timed.process);
+        let Some(entry) = recorded.first_entry else {
+            bail!("the trace has no entry into the guest")
+        };
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        let (entry, console, init) = (
+            ms(entry.saturating_sub(before)),
+            ms(timed.first_byte),
+            ms(timed.init),
+        );
+        Ok(Sample {
+            value: init,
+            parts: vec![
+                ("1 VMM ready".into(), entry),
+                ("2 to the first console byte".into(), console - entry),
+                ("3 to init".into(), init - console),
+            ],
+            cdf: Vec::new(),
+        })
+    })
+}
+
+/// Builds /init and packs it, unless that is there already (in the lab, it comes from outside).
+pub fn make_initramfs(folder: &Path, guests: &Path) -> Result<PathBuf> {
+    let archive = guests.join("bench-initramfs.cpio");
+    if host::lab().is_some() {
+        return Ok(archive);
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/guests/init.rs");
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+    rustc
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "panic=abort",
+            "-C",
+            "relocation-model=static",
+        ])
+        .args([
+            "-C",
+            "link-arg=-nostdlib",
+            "-C",
+            "link-arg=-static",
+            "-C",
+            "strip=symbols",
+        ])
+        .arg("-o")
+        .arg(folder.join("init"))
+        .arg(source);
+    succeed(&mut rustc, "build /init")?;
+    // A file system of one file; the folder's name in it is all the kernel needs besides.
+    let mut pack = Command::new("sh");
+    pack.args([
+        "-c",
+        "echo init | cpio --quiet --reproducible -o -H newc -R 0:0 >\"$0\"",
+        &archive.display().to_string(),
+    ])
+    .current_dir(folder);
+    succeed(&mut pack, "pack the initramfs")?;
+    Ok(archive)
+}
+
+fn succeed(command: &mut Command, what: &str) -> Result<()> {
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot {what}: {command:?}"))?;
+    if !out.status.success() {
+        bail!(
+            "cannot {what}: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(())
+}

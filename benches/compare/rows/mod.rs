@@ -1,0 +1,127 @@
+//! The rows of the comparison, one file each.
+//!
+//! A row has a part for bare-metal guests, which any KVM runs, and one for Linux, which on some
+//! hosts only the lab does.
+
+pub mod block;
+pub mod boot;
+pub mod density;
+pub mod exits;
+pub mod memory;
+pub mod start;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::result::Figure;
+use crate::vmm::Vmm;
+
+/// One part of a row.
+pub type Part = fn(&Context) -> Result<Vec<Figure>>;
+
+/// A row of the comparison.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// As on the command line.
+    pub name: &'static str,
+    /// The part with bare-metal guests.
+    pub bare: Option<Part>,
+    /// The part with Linux.
+    pub linux: Option<Part>,
+    /// The part with Linux has something to ask in the lab without virtual time, too.
+    pub smp: bool,
+    /// It asks each question for each of [`boot::IMAGES`].
+    pub images: bool,
+}
+
+/// In the order of the report.
+pub const ROWS: [Row; 6] = [
+    Row {
+        name: "start",
+        bare: Some(start::run),
+        linux: None,
+        smp: false,
+        images: false,
+    },
+    Row {
+        name: "boot",
+        bare: None,
+        linux: Some(boot::linux),
+        smp: true,
+        images: true,
+    },
+    Row {
+        name: "exits",
+        bare: Some(exits::bare),
+        linux: Some(exits::linux),
+        smp: false,
+        images: true,
+    },
+    Row {
+        name: "block",
+        bare: Some(block::bare),
+        linux: None,
+        smp: false,
+        images: false,
+    },
+    Row {
+        name: "memory",
+        bare: Some(memory::bare),
+        linux: Some(memory::linux),
+        smp: false,
+        images: false,
+    },
+    Row {
+        name: "density",
+        bare: Some(density::bare),
+        linux: None,
+        smp: false,
+        images: false,
+    },
+];
+
+/// What every row works with.
+#[derive(Debug)]
+pub struct Context {
+    /// Who takes part, Bantam first.
+    pub vmms: Vec<Vmm>,
+    /// Scratch files of this run: payloads, disk images.
+    pub folder: PathBuf,
+    /// What `resources/guest/build.sh` has made.
+    pub guests: PathBuf,
+    /// Time for one row on the wall's clock.
+    pub budget: Duration,
+    /// Only cases whose names begin so.
+    pub case: Option<String>,
+}
+
+impl Context {
+    /// Whether `case` is to be measured.
+    pub fn wants(&self, case: &str) -> bool {
+        self.case
+            .as_ref()
+            .is_none_or(|wanted| case.starts_with(wanted))
+    }
+
+    /// A fraction of the row's time.
+    pub fn share(&self, fraction: f64) -> Duration {
+        self.budget.mul_f64(fraction)
+    }
+}
+
+/// The guest of tests/guests/, built.
+pub fn bare_guest() -> PathBuf {
+    crate::common::guest::elf().to_owned()
+}
+
+/// A figure on one line, for the one who waits.
+pub fn summary(figure: &Figure) -> String {
+    let values: Vec<String> = figure
+        .series
+        .iter()
+        .filter_map(|s| Some(format!("{} {:.2}", s.vmm, s.median?)))
+        .collect();
+    format!("  {}: {} {}", figure.case, values.join(", "), figure.unit)
+}

@@ -1,0 +1,487 @@
+//! The VMMs, and how each is asked for the same machine: a table of argument templates.
+//!
+//! `{kernel}`, `{cmdline}`, `{cpus}`, `{memory}` (MiB), `{initrd}`, `{disk}`, `{n}` (its number,
+//! from 0) and `{folder}` (scratch) are filled in. A template that cannot express something says
+//! so, and the harness reports the case as missing for that VMM.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// How one kind of VMM is told what to run.
+#[derive(Debug)]
+pub struct Template {
+    /// The name in results and on the command line of the harness.
+    pub name: &'static str,
+    /// Where it is looked for without `--vmm NAME=PATH`; empty: only with it.
+    program: &'static str,
+    version: &'static [&'static str],
+    base: &'static [&'static str],
+    pvh: &'static [&'static str],
+    initrd: &'static [&'static str],
+    disk: &'static [&'static str],
+    disk_direct: Option<&'static [&'static str]>,
+    /// A configuration file: (its name in `{folder}`, text, per initrd, per disk).
+    file: Option<File>,
+    /// Added to the kernel command line, so that the machine's devices are found.
+    cmdline: &'static str,
+    /// Where the virtio-mmio register pages are: address, distance, number of places to look at.
+    pub virtio_mmio: Option<(u64, u64, u32)>,
+    /// A device register outside of the kernel's own devices, for the cost of an MMIO exit.
+    pub mmio_probe: u64,
+    /// What of a full machine it lacks.
+    lacks: &'static [Lacks],
+}
+
+#[derive(Debug)]
+struct File {
+    name: &'static str,
+    text: &'static str,
+    initrd: &'static str,
+    disk: &'static str,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Lacks {
+    /// More than one vCPU.
+    Smp,
+    /// Kernels that are not ELF.
+    BzImage,
+    /// Disks.
+    Disks,
+}
+
+const QEMU: &str = "qemu-system-x86_64";
+/// An address where no VMM of the table has RAM or a device: the access goes all the way to the
+/// VMM, which finds nothing there.
+const NOTHING: u64 = 0xd800_0000;
+
+/// Bantam first: ratios are its samples over the others'.
+pub const TEMPLATES: [Template; 7] = [
+    Template {
+        name: "bantam",
+        program: "",
+        version: &["--version"],
+        base: &[
+            "run",
+            "{kernel}",
+            "--cmdline",
+            "{cmdline}",
+            "--cpus",
+            "{cpus}",
+            "--memory",
+            "{memory}M",
+        ],
+        pvh: &["--protocol", "pvh"],
+        initrd: &["--initrd", "{initrd}"],
+        disk: &["--disk", "{disk}"],
+        disk_direct: None,
+        file: None,
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
+        mmio_probe: NOTHING,
+        lacks: &[],
+    },
+    Template {
+        name: "floor",
+        program: "",
+        version: &[],
+        base: &["{kernel}", "{cmdline}"],
+        pvh: &[],
+        initrd: &["{initrd}"],
+        disk: &[],
+        disk_direct: None,
+        file: None,
+        cmdline: "pci=off",
+        virtio_mmio: None,
+        mmio_probe: NOTHING,
+        lacks: &[Lacks::Smp, Lacks::BzImage, Lacks::Disks],
+    },
+    Template {
+        name: "qemu-microvm",
+        program: QEMU,
+        version: &["--version"],
+        // docs/system/i386/microvm.rst, "Running a microvm-based VM", with a serial port.
+        base: &[
+            "-M",
+            "microvm,acpi=off,pit=off,pic=off,rtc=on,x-option-roms=off",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "{cpus}",
+            "-m",
+            "{memory}",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-name",
+            "guest,debug-threads=on",
+            "-global",
+            "virtio-mmio.force-legacy=false",
+            "-serial",
+            "stdio",
+            "-kernel",
+            "{kernel}",
+            "-append",
+            "{cmdline}",
+        ],
+        pvh: &[],
+        initrd: &["-initrd", "{initrd}"],
+        disk: &[
+            "-blockdev",
+            "driver=raw,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
+            "-device",
+            "virtio-blk-device,drive=d{n}",
+        ],
+        disk_direct: Some(&[
+            "-object",
+            "iothread,id=t{n}",
+            "-blockdev",
+            "driver=raw,node-name=d{n},cache.direct=on,file.driver=file,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
+            "-device",
+            "virtio-blk-device,drive=d{n},iothread=t{n}",
+        ]),
+        file: None,
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xfeb0_0000, 0x200, 24)),
+        mmio_probe: NOTHING,
+        lacks: &[],
+    },
+    Template {
+        name: "qemu-q35",
+        program: QEMU,
+        version: &["--version"],
+        base: &[
+            "-M",
+            "q35",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "{cpus}",
+            "-m",
+            "{memory}",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-monitor",
+            "none",
+            "-name",
+            "guest,debug-threads=on",
+            "-serial",
+            "stdio",
+            "-kernel",
+            "{kernel}",
+            "-append",
+            "{cmdline}",
+        ],
+        pvh: &[],
+        initrd: &["-initrd", "{initrd}"],
+        disk: &[
+            "-blockdev",
+            "driver=raw,node-name=d{n},file.driver=file,file.filename={disk}",
+            "-device",
+            "virtio-blk-pci,drive=d{n}",
+        ],
+        disk_direct: None,
+        file: None,
+        cmdline: "",
+        virtio_mmio: None,
+        mmio_probe: NOTHING,
+        lacks: &[],
+    },
+    Template {
+        name: "firecracker",
+        program: "",
+        version: &["--version"],
+        base: &["--no-api", "--config-file", "{folder}/firecracker.json"],
+        pvh: &[],
+        initrd: &[],
+        disk: &[],
+        disk_direct: None,
+        file: Some(File {
+            name: "firecracker.json",
+            text: r#"{"boot-source":{"kernel_image_path":"{kernel}","boot_args":"{cmdline}"{initrd}},
+"drives":[{disks}],"machine-config":{"vcpu_count":{cpus},"mem_size_mib":{memory}}}"#,
+            initrd: r#","initrd_path":"{initrd}""#,
+            disk: r#"{"drive_id":"d{n}","path_on_host":"{disk}","is_root_device":false,"is_read_only":false}"#,
+        }),
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
+        mmio_probe: NOTHING,
+        lacks: &[Lacks::BzImage],
+    },
+    Template {
+        name: "cloud-hypervisor",
+        program: "",
+        version: &["--version"],
+        base: &[
+            "--kernel",
+            "{kernel}",
+            "--cmdline",
+            "{cmdline}",
+            "--cpus",
+            "boot={cpus}",
+            "--memory",
+            "size={memory}M",
+            "--serial",
+            "tty",
+            "--console",
+            "off",
+        ],
+        pvh: &[],
+        initrd: &["--initramfs", "{initrd}"],
+        disk: &["--disk", "path={disk}"],
+        disk_direct: Some(&["--disk", "path={disk},direct=on"]),
+        file: None,
+        cmdline: "",
+        virtio_mmio: None,
+        mmio_probe: NOTHING,
+        lacks: &[Lacks::BzImage],
+    },
+    Template {
+        name: "kvmtool",
+        program: "",
+        version: &["version"],
+        base: &[
+            "run",
+            "--kernel",
+            "{kernel}",
+            "--params",
+            "{cmdline}",
+            "--cpus",
+            "{cpus}",
+            "--mem",
+            "{memory}",
+            "--console",
+            "serial",
+        ],
+        pvh: &[],
+        initrd: &["--initrd", "{initrd}"],
+        disk: &["--disk", "{disk}"],
+        disk_direct: Some(&["--disk", "{disk},direct"]),
+        file: None,
+        cmdline: "",
+        virtio_mmio: None,
+        mmio_probe: NOTHING,
+        lacks: &[],
+    },
+];
+
+/// Not a VMM: the same requests without one.
+pub const FIO: Template = Template {
+    name: "fio",
+    program: "fio",
+    version: &["--version"],
+    base: &[],
+    pvh: &[],
+    initrd: &[],
+    disk: &[],
+    disk_direct: None,
+    file: None,
+    cmdline: "",
+    virtio_mmio: None,
+    mmio_probe: NOTHING,
+    lacks: &[],
+};
+
+/// The machine that is asked for.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub kernel: PathBuf,
+    /// A bzImage, not an ELF file.
+    pub bzimage: bool,
+    /// Enter by PVH where there is a choice.
+    pub pvh: bool,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: String,
+    pub cpus: u32,
+    pub memory_mib: u32,
+    pub disks: Vec<PathBuf>,
+    /// Past the host's page cache.
+    pub direct: bool,
+}
+
+/// A VMM that takes part.
+#[derive(Debug, Clone)]
+pub struct Vmm {
+    pub template: &'static Template,
+    pub program: PathBuf,
+}
+
+impl Vmm {
+    pub fn name(&self) -> &'static str {
+        self.template.name
+    }
+
+    /// The command that runs `machine`; an error says what this VMM cannot do.
+    pub fn command(&self, machine: &Machine, folder: &Path) -> Result<Command> {
+        let t = self.template;
+        let lacks = |what| t.lacks.contains(&what);
+        if machine.cpus > 1 && lacks(Lacks::Smp) {
+            bail!("one vCPU only");
+        }
+        if machine.bzimage && lacks(Lacks::BzImage) {
+            bail!("boots no bzImage");
+        }
+        if !machine.disks.is_empty() && lacks(Lacks::Disks) {
+            bail!("has no disks");
+        }
+        let disk_args = match (machine.direct, t.disk_direct) {
+            (true, None) => bail!("no direct I/O"),
+            (true, Some(args)) => args,
+            (false, _) => t.disk,
+        };
+        let fill = Fill {
+            machine,
+            folder,
+            cmdline: cmdline(t, machine),
+        };
+        let mut command = Command::new(&self.program);
+        command.args(t.base.iter().map(|arg| fill.text(arg, None)));
+        if machine.pvh {
+            command.args(t.pvh);
+        }
+        if machine.initrd.is_some() {
+            command.args(t.initrd.iter().map(|arg| fill.text(arg, None)));
+        }
+        for disk in machine.disks.iter().enumerate() {
+            command.args(disk_args.iter().map(|arg| fill.text(arg, Some(disk))));
+        }
+        if let Some(file) = &t.file {
+            let disks: Vec<_> = machine
+                .disks
+                .iter()
+                .enumerate()
+                .map(|disk| fill.text(file.disk, Some(disk)))
+                .collect();
+            let initrd = machine.initrd.as_ref().map_or("", |_| file.initrd);
+            let text = file
+                .text
+                .replace("{initrd}", initrd)
+                .replace("{disks}", &disks.join(","));
+            let path = folder.join(file.name);
+            std::fs::write(&path, fill.text(&text, None))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(command)
+    }
+
+    /// The first line of what it says of its version.
+    pub fn version(&self) -> Option<String> {
+        if self.template.version.is_empty() {
+            return None;
+        }
+        let out = Command::new(&self.program)
+            .args(self.template.version)
+            .output()
+            .ok()?;
+        String::from_utf8_lossy(&out.stdout)
+            .lines()
+            .next()
+            .map(str::to_owned)
+    }
+}
+
+fn cmdline(template: &Template, machine: &Machine) -> String {
+    // A bare-metal guest reads words of its own; what it does not know does not hurt it.
+    [machine.cmdline.as_str(), template.cmdline]
+        .join(" ")
+        .trim()
+        .to_owned()
+}
+
+struct Fill<'a> {
+    machine: &'a Machine,
+    folder: &'a Path,
+    cmdline: String,
+}
+
+impl Fill<'_> {
+    fn text(&self, template: &str, disk: Option<(usize, &PathBuf)>) -> String {
+        let m = self.machine;
+        let path = |path: &Path| path.display().to_string();
+        let mut text = template
+            .replace("{folder}", &path(self.folder))
+            .replace("{kernel}", &path(&m.kernel))
+            .replace("{cpus}", &m.cpus.to_string())
+            .replace("{memory}", &m.memory_mib.to_string())
+            .replace("{cmdline}", &self.cmdline);
+        if let Some(initrd) = &m.initrd {
+            text = text.replace("{initrd}", &path(initrd));
+        }
+        if let Some((n, disk)) = disk {
+            text = text
+                .replace("{disk}", &path(disk))
+                .replace("{n}", &n.to_string());
+        }
+        text
+    }
+}
+
+/// The VMMs of a run: Bantam, the floor, QEMU where it is installed, and what `named` names. The
+/// second list says who stays away, and why.
+pub fn assemble(
+    ours: &Path,
+    floor: &Path,
+    named: &[(String, PathBuf)],
+) -> Result<(Vec<Vmm>, Vec<String>)> {
+    let known = || TEMPLATES.map(|t| t.name).join(", ");
+    if let Some((name, _)) = named
+        .iter()
+        .find(|(name, _)| TEMPLATES.iter().all(|t| t.name != name))
+    {
+        bail!(
+            "--vmm {name}: no adapter of that name; there are {}",
+            known()
+        );
+    }
+    let mut present = Vec::new();
+    let mut absent = Vec::new();
+    for template in &TEMPLATES {
+        let given = named
+            .iter()
+            .find(|(name, _)| name == template.name)
+            .map(|(_, path)| path.clone());
+        let program = match (template.name, given) {
+            (_, Some(path)) => Some(path),
+            ("bantam", None) => Some(ours.to_owned()),
+            ("floor", None) => Some(floor.to_owned()),
+            (_, None) if template.program.is_empty() => continue,
+            (_, None) => find_program(template.program),
+        };
+        match program {
+            Some(program) if program.is_file() => present.push(Vmm { template, program }),
+            Some(program) => absent.push(format!(
+                "{}: {} is not there",
+                template.name,
+                program.display()
+            )),
+            None => absent.push(format!(
+                "{}: {} is not installed",
+                template.name, template.program
+            )),
+        }
+    }
+    Ok((present, absent))
+}
+
+/// A program on the PATH.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}

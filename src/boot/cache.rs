@@ -1,0 +1,217 @@
+//! Unpacked kernels, kept from one start to the next.
+//!
+//! ```text
+//!   $XDG_CACHE_HOME/bantam/kernels/   (else ~/.cache), 0700
+//!     v1-DEVICE-INODE-LENGTH-MTIME-CTIME    the vmlinux of the bzImage that stat(2) describes so
+//! ```
+//!
+//! An entry is found by what stat(2) says of the bzImage: its inode's change time moves with every
+//! change of its content and cannot be set back, so nothing has to be read or hashed to find it.
+//! A file that was changed a moment ago could change again in the same tick of the clock, and is
+//! not kept yet.
+//!
+//! Entries are written under another name and renamed, so any number of machines may start at
+//! once; they are read-only and never written again, so machines can map them. An entry is
+//! believed no more than a kernel that a user names: only a regular file of our own that nobody
+//! else may write is opened, and its headers are checked like any other's.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::source::Source;
+
+/// All entries together; the oldest go first.
+const MAX_BYTES: u64 = 512 << 20;
+/// A change this long ago is followed by a later time stamp at the next one.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Goes up when entries of before would be misread.
+const VERSION: u32 = 1;
+
+/// The folder of entries.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The user's; `None` where the environment names no place for one.
+    pub fn of_user() -> Option<Self> {
+        let absolute = |name| {
+            let path = PathBuf::from(std::env::var_os(name)?);
+            path.is_absolute().then_some(path)
+        };
+        let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        Some(Cache::at(base.join("bantam/kernels")))
+    }
+
+    /// In this folder.
+    pub fn at(folder: PathBuf) -> Self {
+        Cache { folder }
+    }
+
+    /// The entry for an image; `None` without one, or with one that is not to be trusted.
+    pub fn find(&self, image: &Source) -> Option<Source> {
+        let path = self.folder.join(name(&image.file().metadata().ok()?));
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .ok()?;
+        let meta = file.metadata().ok()?;
+        // SAFETY: no arguments, cannot fail.
+        let ours = meta.uid() == unsafe { libc::geteuid() };
+        if !meta.is_file() || !ours || meta.mode() & 0o022 != 0 {
+            log::warn!("{}: not used: it is not ours alone", path.display());
+            return None;
+        }
+        Source::of_file(file, path).ok()
+    }
+
+    /// Keeps `vmlinux` for `image`; `None` when the image is too new.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn keep(&self, image: &Source, vmlinux: &[u8]) -> io::Result<Option<Source>> {
+        let meta = image.file().metadata()?;
+        let changed = Duration::new(
+            u64::try_from(meta.ctime()).unwrap_or(0),
+            u32::try_from(meta.ctime_nsec()).unwrap_or(0),
+        );
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
+        if age.map_or(true, |age| age < SETTLED) || vmlinux.len() as u64 > MAX_BYTES {
+            return Ok(None);
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)?;
+        let name = name(&meta);
+        let new = self.folder.join(format!(".{name}.{}", std::process::id()));
+        let written = write_new(&new, vmlinux).and_then(|()| {
+            self.make_room(vmlinux.len() as u64);
+            fs::rename(&new, self.folder.join(&name))
+        });
+        if let Err(error) = written {
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        Ok(self.find(image))
+    }
+
+    /// Removes the oldest entries until `more` bytes fit, and what a crash has left half written.
+    fn make_room(&self, more: u64) {
+        let mut entries: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            entries.push((time, meta.len(), entry.path()));
+        }
+        entries.sort();
+        let mut total = entries
+            .iter()
+            .fold(more, |sum, (_, len, _)| sum.saturating_add(*len));
+        for (_, len, path) in entries {
+            if total <= MAX_BYTES {
+                return;
+            }
+            if fs::remove_file(path).is_ok() {
+                total = total.saturating_sub(len);
+            }
+        }
+    }
+}
+
+fn name(meta: &fs::Metadata) -> String {
+    format!(
+        "v{VERSION}-{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec()
+    )
+}
+
+/// A file that nobody has seen before, read-only, its bytes on the disk.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A cache, and an image that was changed long enough ago.
+    fn settled() -> (tempfile::TempDir, Cache, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("bzImage");
+        fs::write(&image, b"packed").unwrap();
+        std::thread::sleep(SETTLED + Duration::from_millis(50));
+        let cache = Cache::at(folder.path().join("cache"));
+        (folder, cache, image)
+    }
+
+    #[test]
+    fn what_is_kept_is_found_until_the_image_changes() {
+        let (_folder, cache, path) = settled();
+        let image = Source::open(&path).unwrap();
+        assert!(cache.find(&image).is_none());
+        let kept = cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        assert_eq!(kept.read(0, 7).unwrap(), b"vmlinux");
+        assert!(cache.find(&image).is_some());
+
+        fs::write(&path, b"PACKED").unwrap();
+        let image = Source::open(&path).unwrap();
+        assert!(cache.find(&image).is_none(), "same length, same name");
+        assert!(cache.keep(&image, b"x").unwrap().is_none(), "too new");
+    }
+
+    #[test]
+    fn an_entry_that_others_could_have_made_is_not_used() {
+        let (folder, cache, path) = settled();
+        let image = Source::open(&path).unwrap();
+        let kept = cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        let entry = kept.path().to_owned();
+        fs::set_permissions(&entry, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(cache.find(&image).is_none(), "writable by others");
+        fs::remove_file(&entry).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("bzImage"), &entry).unwrap();
+        assert!(cache.find(&image).is_none(), "a link");
+        fs::remove_file(&entry).unwrap();
+        fs::create_dir(&entry).unwrap();
+        assert!(cache.find(&image).is_none(), "a directory");
+    }
+
+    #[test]
+    fn the_oldest_entries_make_room() {
+        let (_folder, cache, path) = settled();
+        fs::create_dir_all(&cache.folder).unwrap();
+        let old = cache.folder.join("v1-old");
+        File::create(&old).unwrap().set_len(MAX_BYTES).unwrap();
+        let image = Source::open(&path).unwrap();
+        cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        assert!(!old.exists());
+        assert!(cache.find(&image).is_some());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_and_no_more() {
+        let (folder, _, path) = settled();
+        let image = Source::open(&path).unwrap();
+        let cache = Cache::at(folder.path().join("bzImage/kernels"));
+        assert!(cache.find(&image).is_none());
+        assert!(cache.keep(&image, b"vmlinux").is_err());
+    }
+}
