@@ -11,8 +11,8 @@ use crate::host::Lab;
 use crate::result::Figure;
 use crate::rows::Context;
 
-const LIMIT_SECONDS: u32 = 240;
-const ATTEMPTS: u32 = 3;
+const LIMIT_SECONDS: u32 = 150;
+const ATTEMPTS: u32 = 4;
 /// Files for QEMU: its firmware, as Debian's packages lay it out.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 /// What of `context.guests` the rows boot.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::error::io_reason;
 
@@ -136,8 +136,19 @@ impl Source {
         let count = usize::try_from(len).map_err(io::Error::other)?;
         let mut file = &self.file;
         file.seek(io::SeekFrom::Start(offset))?;
-        memory
-            .read_exact_volatile_from(GuestAddress(to), &mut file, count)
-            .map_err(io::Error::other)
+        let mut done = 0;
+        // One read(2) need not bring all: file systems over a network bring what fits a message.
+        while done < count {
+            let at = GuestAddress(to.saturating_add(done as u64));
+            let left = count.saturating_sub(done);
+            match memory.read_volatile_from(at, &mut file, left) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(some) => done = done.saturating_add(some),
+                Err(GuestMemoryError::IOError(error))
+                    if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(())
     }
 }
