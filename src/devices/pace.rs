@@ -2,7 +2,7 @@
 //!
 //! A guest prints byte by byte. To wake the loop for each of them would cost two context switches
 //! a byte; to wait for more would make a key's echo late. So the first byte after a pause goes at
-//! once, a line goes when it is complete, and everything else waits for [`LINGER`] at most.
+//! once, a line goes when it is complete, and everything else waits for half a millisecond at most.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
