@@ -3,13 +3,14 @@
 
 use core::arch::asm;
 
-use crate::io::write_u64;
+use crate::io::{write_u64, write_word};
 
-/// 0x08 kernel code; 0x10 is what SYSEXIT counts from: 64-bit user code at + 32, stack at + 40.
+/// 0x08 kernel code; 0x10 is what SYSEXIT counts from: 64-bit user code at + 32, stack at + 40;
+/// 0x40 the TSS.
 #[repr(C, align(16))]
-struct Gdt([u64; 8]);
+struct Gdt([u64; 10]);
 
-static GDT: Gdt = Gdt([
+static mut GDT: Gdt = Gdt([
     0,
     0x00af_9b00_0000_ffff,
     0,
@@ -18,7 +19,20 @@ static GDT: Gdt = Gdt([
     0,
     0x00af_fb00_0000_ffff,
     0x00cf_f300_0000_ffff,
+    0,
+    0,
 ]);
+
+/// A 64-bit TSS with its I/O permission bitmap (Intel SDM 3A, 8.7): all ports are open. PVM does not
+/// keep the I/O privilege level of ring 3, so the bitmap is what counts there.
+const TSS_BYTES: usize = 104 + 8192 + 8;
+
+#[repr(C, align(4096))]
+struct Tss([u8; TSS_BYTES]);
+
+static mut TSS: Tss = Tss([0; TSS_BYTES]);
+const TSS_SELECTOR: u16 = 0x40;
+const TSS_BITMAP_AT: u64 = 102;
 
 const SYSENTER_CS: u32 = 0x174;
 const USER_CODE: u64 = 0x33;
@@ -48,9 +62,20 @@ pub fn enter(main: extern "C" fn() -> !, stack_top: u64, by_sysexit: bool) -> ! 
     }
     #[repr(C, packed)]
     struct Pointer(u16, u64);
-    let gdt = Pointer(63, (&raw const GDT) as u64);
+    let gdt_at = (&raw const GDT) as u64;
+    let tss = (&raw const TSS) as u64;
+    write_word(tss + TSS_BITMAP_AT, 104);
+    // Base in pieces, limit, "available 64-bit TSS, present"; it lies below 4 GiB.
+    let limit = TSS_BYTES as u64 - 1;
+    let low = limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    write_u64(gdt_at + u64::from(TSS_SELECTOR), low);
+    write_u64(gdt_at + u64::from(TSS_SELECTOR) + 8, 0);
+    let gdt = Pointer(79, gdt_at);
     unsafe {
-        asm!("mov cr3, {}", "lgdt [{}]", in(reg) tables, in(reg) &gdt);
+        asm!(
+            "mov cr3, {}", "lgdt [{}]", "ltr {:x}",
+            in(reg) tables, in(reg) &gdt, in(reg) TSS_SELECTOR
+        );
         if by_sysexit {
             asm!(
                 "wrmsr",

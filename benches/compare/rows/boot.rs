@@ -56,9 +56,16 @@ pub const IMAGES: [Image; 4] = [
     },
 ];
 
+/// Bantam keeps an unpacked kernel only when its image was not changed a moment ago; in the lab,
+/// which has just started, all files were.
+const SETTLE: Duration = Duration::from_secs(3);
+
 /// Runs the row.
 pub fn linux(context: &Context) -> Result<Vec<Figure>> {
     let initrd = make_initramfs(&context.folder, &context.guests)?;
+    if clock() != Clock::Wall {
+        std::thread::sleep(SETTLE);
+    }
     let mut figures = Vec::new();
     for image in IMAGES {
         for (cpus, quiet) in [(1, true), (1, false), (4, true)] {
@@ -79,7 +86,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
                 unit: "ms",
                 lower_is_better: true,
                 clock: clock(),
-                note: "process start to /init; QEMU enters an ELF kernel by PVH",
+                note: "process start to /init; QEMU enters an ELF kernel by PVH; Bantam unpacks a bzImage in the first of the rounds and finds it in its cache in the others",
             };
             let figure = interleave(question, &context.vmms, effort(context), |vmm| {
                 Ok((boot(vmm, &machine)?.init.as_secs_f64() * 1e3).into())

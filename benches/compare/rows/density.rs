@@ -47,7 +47,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
             "started one after the other, without waiting",
         ),
         &context.vmms,
-        rounds(5),
+        rounds(3),
         |vmm| Ok((fleet(vmm, &machine, false)?.last_ready.as_secs_f64() * 1e3).into()),
     );
     // One idle fleet each gives the other two figures.
