@@ -153,29 +153,45 @@ impl Process {
     pub fn pss(&self, guest_ram: u64) -> Result<Pss> {
         let path = format!("/proc/{}/smaps", self.pid());
         let smaps = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let mut pss = Pss::default();
-        let mut is_ram = false;
+        // Runs of anonymous mappings without a gap: advice on a part of guest RAM splits it.
+        let mut runs: Vec<Run> = Vec::new();
         for line in smaps.lines() {
-            let mut words = line.split_whitespace();
-            let Some(first) = words.next() else { continue };
-            if let Some((start, end)) = first.split_once('-')
-                && let (Ok(start), Ok(end)) =
-                    (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
-            {
-                // A neighbouring mapping may have been merged with the guest's RAM.
-                let len = end.saturating_sub(start);
-                is_ram = len >= guest_ram && len < guest_ram.saturating_mul(2);
-            } else if first == "Pss:"
-                && let Some(kib) = words.next().and_then(|n| n.parse::<u64>().ok())
-            {
-                pss.all += kib << 10;
-                if is_ram {
-                    pss.guest_ram += kib << 10;
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let range = words.first().and_then(|first| first.split_once('-'));
+            let hex = |text| u64::from_str_radix(text, 16).ok();
+            if let Some((Some(start), Some(end))) = range.map(|(a, b)| (hex(a), hex(b))) {
+                let anonymous = words.len() == 5;
+                match runs.last_mut() {
+                    Some(run) if run.anonymous && anonymous && run.end == start => run.end = end,
+                    _ => runs.push(Run {
+                        start,
+                        end,
+                        anonymous,
+                        pss: 0,
+                    }),
                 }
+            } else if words.first() == Some(&"Pss:")
+                && let Some(run) = runs.last_mut()
+            {
+                run.pss += words.get(1).and_then(|n| n.parse().ok()).unwrap_or(0) << 10;
             }
         }
-        Ok(pss)
+        let is_ram = |run: &&Run| {
+            let len = run.end.saturating_sub(run.start);
+            len >= guest_ram && len < guest_ram.saturating_mul(2)
+        };
+        Ok(Pss {
+            all: runs.iter().map(|run| run.pss).sum(),
+            guest_ram: runs.iter().filter(is_ram).map(|run| run.pss).sum(),
+        })
     }
+}
+
+struct Run {
+    start: u64,
+    end: u64,
+    anonymous: bool,
+    pss: u64,
 }
 
 /// Memory of a process.
