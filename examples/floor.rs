@@ -106,18 +106,24 @@ fn load_elf(memory: &GuestMemoryMmap, path: &str) -> Result<u64> {
     };
     let short = || format!("{path} is cut short");
     let number = |at: usize, len: usize| -> Result<u64> {
-        let bytes = image.get(at..at + len).ok_or_else(short)?;
+        let bytes = image
+            .get(at..)
+            .and_then(|rest| rest.get(..len))
+            .ok_or_else(short)?;
         Ok(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
     };
     let (table, count) = (number(32, 8)? as usize, number(56, 2)? as usize);
-    for header in (0..count).map(|i| table + 56 * i) {
+    for header in (0..count).map(|i| table.saturating_add(56 * i)) {
         if number(header, 4)? == 1 {
             let (offset, len) = (
-                number(header + 8, 8)? as usize,
-                number(header + 32, 8)? as usize,
+                number(header.saturating_add(8), 8)? as usize,
+                number(header.saturating_add(32), 8)? as usize,
             );
-            let mut bytes = image.get(offset..offset + len).ok_or_else(short)?;
-            let to = GuestAddress(number(header + 24, 8)?);
+            let mut bytes = image
+                .get(offset..)
+                .and_then(|rest| rest.get(..len))
+                .ok_or_else(short)?;
+            let to = GuestAddress(number(header.saturating_add(24), 8)?);
             bytes.read_exact_volatile(&mut memory.get_slice(to, len)?)?;
         }
     }

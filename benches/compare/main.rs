@@ -253,7 +253,7 @@ fn reproduce(args: &Args) -> String {
         words.push(format!("ONLY={}", args.only.join(",")));
     }
     if args.seconds != 60 {
-        words.push(format!("SECONDS={}", args.seconds));
+        words.push(format!("TIME={}", args.seconds));
     }
     words.join(" ")
 }
