@@ -11,8 +11,7 @@
 //! not kept yet.
 //!
 //! Entries are written under another name and renamed, so any number of machines may start at
-//! once; they are read-only and never written again, so machines can map them. An entry is
-//! believed no more than a kernel that a user names: only a regular file of our own that nobody
+//! once; they are read-only and never written again. An entry is believed no more than a kernel that a user names: only a regular file of our own that nobody
 //! else may write is opened, and its headers are checked like any other's.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -70,30 +69,38 @@ impl Cache {
         Source::of_file(file, path).ok()
     }
 
-    /// Keeps `vmlinux` for `image`; `None` when the image is too new.
+    /// Keeps `vmlinux` for `image`; `None` when the image is too new. `seen` is what stat(2) said
+    /// before the image was read: if it has changed since, the entry is found by nobody.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn keep(&self, image: &Source, vmlinux: &[u8]) -> io::Result<Option<Source>> {
-        let meta = image.file().metadata()?;
+    pub fn keep(
+        &self,
+        image: &Source,
+        seen: &fs::Metadata,
+        vmlinux: &[u8],
+    ) -> io::Result<Option<Source>> {
+        let meta = seen;
         let changed = Duration::new(
             u64::try_from(meta.ctime()).unwrap_or(0),
             u32::try_from(meta.ctime_nsec()).unwrap_or(0),
         );
-        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
-        if age.map_or(true, |age| age < SETTLED) || vmlinux.len() as u64 > MAX_BYTES {
+        // A time that a clock cannot show counts as the future.
+        let age = SystemTime::UNIX_EPOCH
+            .checked_add(changed)
+            .and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        if age.is_none_or(|age| age < SETTLED) || vmlinux.len() as u64 > MAX_BYTES {
             return Ok(None);
         }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)?;
-        let name = name(&meta);
+        let name = name(meta);
         let new = self.folder.join(format!(".{name}.{}", std::process::id()));
-        let written = write_new(&new, vmlinux).and_then(|()| {
-            self.make_room(vmlinux.len() as u64);
-            fs::rename(&new, self.folder.join(&name))
-        });
+        self.make_room(vmlinux.len() as u64);
+        let written =
+            write_new(&new, vmlinux).and_then(|()| fs::rename(&new, self.folder.join(&name)));
         if let Err(error) = written {
             let _ = fs::remove_file(&new);
             return Err(error);
@@ -163,26 +170,40 @@ mod tests {
         (folder, cache, image)
     }
 
+    fn keep(cache: &Cache, image: &Source, vmlinux: &[u8]) -> io::Result<Option<Source>> {
+        cache.keep(image, &image.file().metadata()?, vmlinux)
+    }
+
+    #[test]
+    fn an_image_that_changes_while_it_is_read_leaves_nothing_to_be_found() {
+        let (_folder, cache, path) = settled();
+        let image = Source::open(&path).unwrap();
+        let seen = image.file().metadata().unwrap();
+        fs::write(&path, b"PACKED").unwrap();
+        assert!(cache.keep(&image, &seen, b"old").unwrap().is_none());
+        assert!(cache.find(&image).is_none());
+    }
+
     #[test]
     fn what_is_kept_is_found_until_the_image_changes() {
         let (_folder, cache, path) = settled();
         let image = Source::open(&path).unwrap();
         assert!(cache.find(&image).is_none());
-        let kept = cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        let kept = keep(&cache, &image, b"vmlinux").unwrap().unwrap();
         assert_eq!(kept.read(0, 7).unwrap(), b"vmlinux");
         assert!(cache.find(&image).is_some());
 
         fs::write(&path, b"PACKED").unwrap();
         let image = Source::open(&path).unwrap();
         assert!(cache.find(&image).is_none(), "same length, same name");
-        assert!(cache.keep(&image, b"x").unwrap().is_none(), "too new");
+        assert!(keep(&cache, &image, b"x").unwrap().is_none(), "too new");
     }
 
     #[test]
     fn an_entry_that_others_could_have_made_is_not_used() {
         let (folder, cache, path) = settled();
         let image = Source::open(&path).unwrap();
-        let kept = cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        let kept = keep(&cache, &image, b"vmlinux").unwrap().unwrap();
         let entry = kept.path().to_owned();
         fs::set_permissions(&entry, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(cache.find(&image).is_none(), "writable by others");
@@ -201,7 +222,7 @@ mod tests {
         let old = cache.folder.join("v1-old");
         File::create(&old).unwrap().set_len(MAX_BYTES).unwrap();
         let image = Source::open(&path).unwrap();
-        cache.keep(&image, b"vmlinux").unwrap().unwrap();
+        keep(&cache, &image, b"vmlinux").unwrap().unwrap();
         assert!(!old.exists());
         assert!(cache.find(&image).is_some());
     }
@@ -212,6 +233,6 @@ mod tests {
         let image = Source::open(&path).unwrap();
         let cache = Cache::at(folder.path().join("bzImage/kernels"));
         assert!(cache.find(&image).is_none());
-        assert!(cache.keep(&image, b"vmlinux").is_err());
+        assert!(keep(&cache, &image, b"vmlinux").is_err());
     }
 }

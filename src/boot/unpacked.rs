@@ -43,6 +43,7 @@ impl Kernel {
             }
             log::warn!("{}: damaged, unpacking again", source.path().display());
         }
+        let seen = self.source.file().metadata();
         let vmlinux = match payload::unpack(&self.source, image) {
             Ok(vmlinux) => vmlinux,
             Err(error) => {
@@ -50,7 +51,8 @@ impl Kernel {
                 return self;
             }
         };
-        let source = match cache.map(|cache| cache.keep(&self.source, &vmlinux)) {
+        let keep = |cache: &Cache| cache.keep(&self.source, &seen?, &vmlinux);
+        let source = match cache.map(keep) {
             Some(Ok(Some(kept))) => Ok(kept),
             Some(Err(error)) => {
                 log::warn!("cannot keep the unpacked kernel in the cache: {error}");
