@@ -57,11 +57,27 @@ const QEMU: &str = "qemu-system-x86_64";
 /// VMM, which finds nothing there.
 const NOTHING: u64 = 0xd800_0000;
 
+/// What a template says unless it says otherwise: no way to ask for anything.
+const PLAIN: Template = Template {
+    name: "",
+    program: "",
+    version: &[],
+    base: &[],
+    pvh: &[],
+    initrd: &[],
+    disk: &[],
+    disk_direct: None,
+    file: None,
+    cmdline: "",
+    virtio_mmio: None,
+    mmio_probe: NOTHING,
+    lacks: &[],
+};
+
 /// Bantam first: ratios are its samples over the others'.
 pub const TEMPLATES: [Template; 7] = [
     Template {
         name: "bantam",
-        program: "",
         version: &["--version"],
         base: &[
             "run",
@@ -76,27 +92,17 @@ pub const TEMPLATES: [Template; 7] = [
         pvh: &["--protocol", "pvh"],
         initrd: &["--initrd", "{initrd}"],
         disk: &["--disk", "{disk}"],
-        disk_direct: None,
-        file: None,
         cmdline: "pci=off",
         virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
-        mmio_probe: NOTHING,
-        lacks: &[],
+        ..PLAIN
     },
     Template {
         name: "floor",
-        program: "",
-        version: &[],
         base: &["{kernel}", "{cmdline}"],
-        pvh: &[],
         initrd: &["{initrd}"],
-        disk: &[],
-        disk_direct: None,
-        file: None,
         cmdline: "pci=off",
-        virtio_mmio: None,
-        mmio_probe: NOTHING,
         lacks: &[Lacks::Smp, Lacks::BzImage, Lacks::Disks],
+        ..PLAIN
     },
     Template {
         name: "qemu-microvm",
@@ -132,7 +138,6 @@ pub const TEMPLATES: [Template; 7] = [
             "-append",
             "{cmdline}",
         ],
-        pvh: &[],
         initrd: &["-initrd", "{initrd}"],
         disk: &[
             "-blockdev",
@@ -148,11 +153,9 @@ pub const TEMPLATES: [Template; 7] = [
             "-device",
             "virtio-blk-device,drive=d{n},iothread=t{n}",
         ]),
-        file: None,
         cmdline: "pci=off",
         virtio_mmio: Some((0xfeb0_0000, 0x200, 24)),
-        mmio_probe: NOTHING,
-        lacks: &[],
+        ..PLAIN
     },
     Template {
         name: "qemu-q35",
@@ -187,7 +190,6 @@ pub const TEMPLATES: [Template; 7] = [
             "-append",
             "{cmdline}",
         ],
-        pvh: &[],
         initrd: &["-initrd", "{initrd}"],
         disk: &[
             "-blockdev",
@@ -195,22 +197,12 @@ pub const TEMPLATES: [Template; 7] = [
             "-device",
             "virtio-blk-pci,drive=d{n}",
         ],
-        disk_direct: None,
-        file: None,
-        cmdline: "",
-        virtio_mmio: None,
-        mmio_probe: NOTHING,
-        lacks: &[],
+        ..PLAIN
     },
     Template {
         name: "firecracker",
-        program: "",
         version: &["--version"],
         base: &["--no-api", "--config-file", "{folder}/firecracker.json"],
-        pvh: &[],
-        initrd: &[],
-        disk: &[],
-        disk_direct: None,
         file: Some(File {
             name: "firecracker.json",
             text: r#"{"boot-source":{"kernel_image_path":"{kernel}","boot_args":"{cmdline}"{initrd}},
@@ -220,12 +212,11 @@ pub const TEMPLATES: [Template; 7] = [
         }),
         cmdline: "pci=off",
         virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
-        mmio_probe: NOTHING,
         lacks: &[Lacks::BzImage],
+        ..PLAIN
     },
     Template {
         name: "cloud-hypervisor",
-        program: "",
         version: &["--version"],
         base: &[
             "--kernel",
@@ -241,19 +232,14 @@ pub const TEMPLATES: [Template; 7] = [
             "--console",
             "off",
         ],
-        pvh: &[],
         initrd: &["--initramfs", "{initrd}"],
         disk: &["--disk", "path={disk}"],
         disk_direct: Some(&["--disk", "path={disk},direct=on"]),
-        file: None,
-        cmdline: "",
-        virtio_mmio: None,
-        mmio_probe: NOTHING,
         lacks: &[Lacks::BzImage],
+        ..PLAIN
     },
     Template {
         name: "kvmtool",
-        program: "",
         version: &["version"],
         base: &[
             "run",
@@ -268,15 +254,10 @@ pub const TEMPLATES: [Template; 7] = [
             "--console",
             "serial",
         ],
-        pvh: &[],
         initrd: &["--initrd", "{initrd}"],
         disk: &["--disk", "{disk}"],
         disk_direct: Some(&["--disk", "{disk},direct"]),
-        file: None,
-        cmdline: "",
-        virtio_mmio: None,
-        mmio_probe: NOTHING,
-        lacks: &[],
+        ..PLAIN
     },
 ];
 
@@ -285,16 +266,7 @@ pub const FIO: Template = Template {
     name: "fio",
     program: "fio",
     version: &["--version"],
-    base: &[],
-    pvh: &[],
-    initrd: &[],
-    disk: &[],
-    disk_direct: None,
-    file: None,
-    cmdline: "",
-    virtio_mmio: None,
-    mmio_probe: NOTHING,
-    lacks: &[],
+    ..PLAIN
 };
 
 /// The machine that is asked for.

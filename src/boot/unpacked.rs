@@ -1,7 +1,7 @@
 //! A bzImage booted as the vmlinux inside it: unpacked on the host, once, not in every guest.
 //!
 //! ```text
-//!   bzImage ─▶ in the cache? ─▶ vmlinux ─▶ mapped into guest memory, entered in long mode
+//!   bzImage ─▶ in the cache? ─▶ vmlinux ─▶ copied into guest memory, entered in long mode
 //!                 └ no: unpack, keep
 //! ```
 //!

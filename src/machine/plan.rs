@@ -105,7 +105,11 @@ impl Plan {
         if config.unpack == Unpack::Host && config.protocol != ProtocolChoice::Pvh {
             let cache = config.cache.then(Cache::of_user).flatten();
             kernel = kernel.unpacked(cache.as_ref());
+            // What the image's setup header allows holds for the kernel inside it.
+            let outer = placement;
             placement = kernel.place(config.protocol, config.memory)?;
+            placement.cmdline_max = placement.cmdline_max.min(outer.cmdline_max);
+            placement.initrd_limit = placement.initrd_limit.min(outer.initrd_limit);
         }
         let initrd = config
             .initrd
