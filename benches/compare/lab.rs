@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host::Lab;
 use crate::result::Figure;
-use crate::rows::Context;
+use crate::rows::{Context, block, boot};
+use crate::vmm;
 
 const LIMIT_SECONDS: u32 = 150;
 const ATTEMPTS: u32 = 4;
@@ -39,7 +40,12 @@ pub fn run(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Resu
 fn once(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/lab/lab");
     let this = std::env::current_exe().context("where is this program?")?;
-    crate::rows::boot::make_initramfs(&context.folder, &context.guests)?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    if row == "block" {
+        files.push(block::make_root_disk(&context.guests)?);
+        files.extend(vmm::find_program("fio"));
+    }
+    boot::make_initramfs(&context.folder, &context.guests)?;
     let mut command = Command::new(&lab);
     if clock == Lab::Virtual {
         command.arg("--icount");
@@ -52,10 +58,8 @@ fn once(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<
         "--time-limit",
         &LIMIT_SECONDS.to_string(),
     ]);
-    let mut with: Vec<PathBuf> = GUESTS
-        .iter()
-        .map(|name| context.guests.join(name))
-        .collect();
+    let mut with = files;
+    with.extend(GUESTS.iter().map(|name| context.guests.join(name)));
     with.push(this.clone());
     with.extend(context.vmms.iter().map(|vmm| vmm.program.clone()));
     with.extend(

@@ -103,9 +103,12 @@ impl Disk {
         while self.reg(0x070) != 0 {}
         self.set(0x070, 1);
         self.set(0x070, 3);
-        // VIRTIO_F_VERSION_1 and nothing else.
+        // VIRTIO_F_VERSION_1, and VIRTIO_BLK_F_FLUSH where there is one: without it, a device has
+        // to flush each write (virtio 1.2, 5.2.6.2).
+        self.set(0x014, 0);
+        let flush = self.reg(0x010) & 1 << 9;
         self.set(0x024, 0);
-        self.set(0x020, 0);
+        self.set(0x020, flush);
         self.set(0x024, 1);
         self.set(0x020, 1);
         self.set(0x070, 11);

@@ -1,12 +1,12 @@
 //! From the start of the process to the guest's /init, with Linux.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Context;
+use super::{Context, succeed};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host::{self, Lab};
 use crate::process::Process;
@@ -111,7 +111,7 @@ fn effort(context: &Context) -> Effort {
 }
 
 /// The clock of the rows with Linux.
-fn clock() -> Clock {
+pub fn clock() -> Clock {
     match host::lab() {
         None => Clock::Wall,
         Some(Lab::Virtual) => Clock::Virtual,
@@ -255,18 +255,4 @@ pub fn make_initramfs(folder: &Path, guests: &Path) -> Result<PathBuf> {
     .current_dir(folder);
     succeed(&mut pack, "pack the initramfs")?;
     Ok(archive)
-}
-
-fn succeed(command: &mut Command, what: &str) -> Result<()> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot {what}: {command:?}"))?;
-    if !out.status.success() {
-        bail!(
-            "cannot {what}: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
-    }
-    Ok(())
 }

@@ -11,9 +11,10 @@ pub mod memory;
 pub mod start;
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
 use crate::result::Figure;
 use crate::vmm::Vmm;
@@ -62,7 +63,7 @@ pub const ROWS: [Row; 6] = [
     Row {
         name: "block",
         bare: Some(block::bare),
-        linux: None,
+        linux: Some(block::linux),
         smp: false,
         images: false,
     },
@@ -124,4 +125,19 @@ pub fn summary(figure: &Figure) -> String {
         .filter_map(|s| Some(format!("{} {:.2}", s.vmm, s.median?)))
         .collect();
     format!("  {}: {} {}", figure.case, values.join(", "), figure.unit)
+}
+
+/// Runs a command that makes something; its complaint when it fails.
+fn succeed(command: &mut Command, what: &str) -> Result<()> {
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot {what}: {command:?}"))?;
+    if !out.status.success() {
+        bail!(
+            "cannot {what}: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(())
 }

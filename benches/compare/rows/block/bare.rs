@@ -1,88 +1,29 @@
-//! What a disk gives: a driver in ring 3 of a bare machine, beside fio on the host.
+//! A driver in ring 3 of a bare machine, beside fio on the host.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Context, start};
+use super::fio::{self, Area};
+use super::{LOADS, Load};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
 use crate::process::Process;
 use crate::result::{Clock, Figure};
+use crate::rows::{Context, start};
 use crate::vmm::{self, Machine, Vmm};
 
 const DISK_BYTES: u64 = 256 << 20;
+/// fio counts milliseconds: it runs so many times longer.
+const LONGER: u32 = 10;
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// One kind of load.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    name: &'static str,
-    write: bool,
-    bytes: u32,
-    depth: u32,
-    sequential: bool,
-    count: u32,
-}
-
-const LOADS: [Load; 6] = [
-    Load {
-        name: "4 KiB random read, depth 1",
-        write: false,
-        bytes: 4096,
-        depth: 1,
-        sequential: false,
-        count: 3000,
-    },
-    Load {
-        name: "4 KiB random write, depth 1",
-        write: true,
-        bytes: 4096,
-        depth: 1,
-        sequential: false,
-        count: 3000,
-    },
-    Load {
-        name: "4 KiB random read, depth 32",
-        write: false,
-        bytes: 4096,
-        depth: 32,
-        sequential: false,
-        count: 20_000,
-    },
-    Load {
-        name: "4 KiB random write, depth 32",
-        write: true,
-        bytes: 4096,
-        depth: 32,
-        sequential: false,
-        count: 20_000,
-    },
-    Load {
-        name: "1 MiB sequential read",
-        write: false,
-        bytes: 1 << 20,
-        depth: 4,
-        sequential: true,
-        count: 400,
-    },
-    Load {
-        name: "1 MiB sequential write",
-        write: true,
-        bytes: 1 << 20,
-        depth: 4,
-        sequential: true,
-        count: 400,
-    },
-];
 
 /// Runs the row.
 pub fn bare(context: &Context) -> Result<Vec<Figure>> {
-    let guest = super::bare_guest();
+    let guest = crate::rows::bare_guest();
     let disk = make_disk(&context.guests)?;
     let mut contestants = context.vmms.clone();
     if let Some(program) = vmm::find_program("fio") {
@@ -97,28 +38,28 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     for direct in [false, true] {
         for load in LOADS {
             let cache = if direct { "direct" } else { "cached" };
-            let (unit, scale) = match load.sequential {
-                true => ("MiB/s", f64::from(load.bytes) / 1048576.0),
-                false => ("IOPS", 1.0),
-            };
             let question = Question {
                 row: "block",
                 case: format!("{}, {cache}", load.name),
-                unit,
+                unit: load.unit().0,
                 lower_is_better: false,
                 clock: Clock::Wall,
                 note: "virtio-mmio, polled used ring; fio: io_uring on the same file, on the host",
             };
             let effort = Effort::wall(5, context.share(1.0 / 12.0));
-            figures.push(interleave(question, &contestants, effort, |vmm| {
-                let mut sample = match vmm.name() {
-                    "fio" => fio(vmm, &disk, load, direct)?,
-                    _ => in_guest(vmm, &guest, &disk, load, direct)?,
-                };
-                sample.value *= scale;
-                Ok(sample)
-            }));
-            eprintln!("{}", figures.last().map(super::summary).unwrap_or_default());
+            figures.push(interleave(
+                question,
+                &contestants,
+                effort,
+                |vmm| match vmm.name() {
+                    "fio" => on_host(vmm, &disk, load, direct),
+                    _ => in_guest(vmm, &guest, &disk, load, direct),
+                },
+            ));
+            eprintln!(
+                "{}",
+                figures.last().map(crate::rows::summary).unwrap_or_default()
+            );
         }
     }
     let _ = std::fs::remove_file(disk);
@@ -186,7 +127,7 @@ fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, direct: bool) -> R
         .map(|(ticks, fraction)| (us(ticks), fraction))
         .collect();
     Ok(Sample {
-        value: f64::from(load.count) / (report.ticks / hz),
+        value: f64::from(load.count) / (report.ticks / hz) * load.unit().1,
         parts: vec![
             ("p50 us".into(), at(&cdf, 0.5)),
             ("p99 us".into(), at(&cdf, 0.99)),
@@ -264,72 +205,13 @@ fn at(cdf: &[(f64, f64)], fraction: f64) -> f64 {
 }
 
 /// The same load on the same file without a VMM: the limit.
-fn fio(vmm: &Vmm, disk: &Path, load: Load, direct: bool) -> Result<Sample> {
-    let kind = match (load.sequential, load.write) {
-        (false, false) => "randread",
-        (false, true) => "randwrite",
-        (true, false) => "read",
-        (true, true) => "write",
+fn on_host(vmm: &Vmm, disk: &Path, load: Load, direct: bool) -> Result<Sample> {
+    let area = Area {
+        file: &disk.display().to_string(),
+        offset: 0,
+        bytes: DISK_BYTES,
+        direct,
     };
-    let out = Command::new(&vmm.program)
-        .args([
-            "--name=limit",
-            "--ioengine=io_uring",
-            "--output-format=json",
-            "--thread",
-        ])
-        .arg(format!("--filename={}", disk.display()))
-        .arg(format!("--rw={kind}"))
-        .arg(format!("--bs={}", load.bytes))
-        .arg(format!("--iodepth={}", load.depth))
-        .arg(format!("--size={DISK_BYTES}"))
-        .arg(format!("--number_ios={}", load.count))
-        .arg("--loops=10")
-        .arg(format!("--direct={}", u8::from(direct)))
-        .args(["--norandommap", "--randrepeat=0", "--invalidate=0"])
-        .output()
-        .context("fio")?;
-    let text = String::from_utf8_lossy(&out.stdout);
-    let json = text
-        .find('{')
-        .and_then(|at| text.get(at..))
-        .unwrap_or_default();
-    let report: serde_json::Value = serde_json::from_str(json)
-        .with_context(|| format!("fio: {}", String::from_utf8_lossy(&out.stderr).trim()))?;
-    let job = report.pointer("/jobs/0").context("fio reports no job")?;
-    let side = job
-        .get(if load.write { "write" } else { "read" })
-        .context("fio reports no requests")?;
-    let number = |value: &serde_json::Value, path: &str| {
-        value
-            .pointer(path)
-            .and_then(serde_json::Value::as_f64)
-            .unwrap_or(0.0)
-    };
-    let (iops, runtime) = (number(side, "/iops"), number(side, "/runtime") / 1e3);
-    let busy = (number(job, "/usr_cpu") + number(job, "/sys_cpu")) / 100.0;
-    if iops == 0.0 {
-        bail!(
-            "fio did nothing: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
-    }
-    Ok(Sample {
-        value: iops,
-        parts: vec![
-            (
-                "p50 us".into(),
-                number(side, "/clat_ns/percentile/50.000000") / 1e3,
-            ),
-            (
-                "p99 us".into(),
-                number(side, "/clat_ns/percentile/99.000000") / 1e3,
-            ),
-            (
-                "host CPU us per request".into(),
-                busy * runtime * 1e6 / (iops * runtime).max(1.0),
-            ),
-        ],
-        cdf: Vec::new(),
-    })
+    let mut samples = fio::run(&vmm.program, area, &[load], |load| load.count * LONGER)?;
+    samples.pop().context("no sample")
 }
