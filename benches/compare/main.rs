@@ -43,7 +43,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-use host::Lab;
 use result::{Figure, Results, SCHEMA};
 use rows::boot::IMAGES;
 use rows::{Context, ROWS};
@@ -221,10 +220,9 @@ fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
             true => IMAGES.iter().map(|image| Some(image.name)).collect(),
             false => vec![context.case.as_deref()],
         };
-        let clocks = [Some(Lab::Virtual), row.smp.then_some(Lab::Emulated)];
         for (image, clock) in images
             .iter()
-            .flat_map(|i| clocks.iter().flatten().map(move |c| (*i, *c)))
+            .flat_map(|i| row.clocks.iter().map(move |c| (*i, *c)))
         {
             eprintln!(
                 "measuring {} {} in the lab, {clock:?} time",

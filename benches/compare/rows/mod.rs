@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::host::Lab;
 use crate::result::Figure;
 use crate::vmm::Vmm;
 
@@ -31,8 +32,8 @@ pub struct Row {
     pub bare: Option<Part>,
     /// The part with Linux.
     pub linux: Option<Part>,
-    /// The part with Linux has something to ask in the lab without virtual time, too.
-    pub smp: bool,
+    /// In the lab, the part with Linux is asked by these clocks.
+    pub clocks: &'static [Lab],
     /// It asks each question for each of [`boot::IMAGES`].
     pub images: bool,
 }
@@ -43,42 +44,42 @@ pub const ROWS: [Row; 6] = [
         name: "start",
         bare: Some(start::run),
         linux: None,
-        smp: false,
+        clocks: &[],
         images: false,
     },
     Row {
         name: "boot",
         bare: None,
         linux: Some(boot::linux),
-        smp: true,
+        clocks: &[Lab::Virtual, Lab::Emulated],
         images: true,
     },
     Row {
         name: "exits",
         bare: Some(exits::bare),
         linux: Some(exits::linux),
-        smp: false,
+        clocks: &[Lab::Virtual],
         images: true,
     },
     Row {
         name: "block",
         bare: Some(block::bare),
         linux: Some(block::linux),
-        smp: false,
+        clocks: &[Lab::Emulated],
         images: false,
     },
     Row {
         name: "memory",
         bare: Some(memory::bare),
         linux: Some(memory::linux),
-        smp: false,
+        clocks: &[Lab::Virtual],
         images: false,
     },
     Row {
         name: "density",
         bare: Some(density::bare),
         linux: None,
-        smp: false,
+        clocks: &[],
         images: false,
     },
 ];

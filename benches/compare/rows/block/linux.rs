@@ -62,12 +62,8 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
         program,
     }));
     let effort = match boot::clock() {
-        Clock::Virtual => Effort {
-            min_rounds: 2,
-            max_rounds: 2,
-            ..Effort::virtual_time()
-        },
-        _ => Effort::wall(5, context.share(1.0 / 6.0)),
+        Clock::Wall => Effort::wall(5, context.share(1.0 / 6.0)),
+        _ => Effort::virtual_time(),
     };
     // One boot answers for all loads; the n-th sample of each is from the n-th boot.
     let mut boots: HashMap<&str, Vec<Result<Vec<Sample>, String>>> = HashMap::new();
