@@ -9,8 +9,11 @@ LAB := resources/lab/lab
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
+# Linked statically where there is a libc for that: a third of a process's start is finding and binding libraries.
+STATIC := $(if $(wildcard $(shell cc -print-file-name=libc.a 2>/dev/null)),-C target-feature=+crt-static)
+
 build: setup ## build the release binary
-	cargo build --release
+	cargo rustc --release --bin bantam -- $(STATIC)
 
 run: build ## boot a stock Debian kernel with a root disk, to a shell (without a terminal: a short tour)
 	@resources/run
@@ -40,7 +43,7 @@ bench-publish: ## put the last results into docs/
 
 bench-tools: build guests
 	@resources/setup bench
-	cargo build --release --example floor
+	cargo rustc --release --example floor -- $(STATIC)
 
 parts: setup ## micro-benchmarks of the parts on the hot path
 	cargo bench --bench parts

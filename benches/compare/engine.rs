@@ -15,7 +15,7 @@ pub struct Effort {
     pub min_rounds: usize,
     /// At most so many.
     pub max_rounds: usize,
-    /// No new round after this time.
+    /// No new round after this time; for one VMM, none after its equal share of it.
     pub budget: Duration,
     /// Narrow enough: half of each ratio's interval, relative.
     pub spread: f64,
@@ -25,10 +25,19 @@ impl Effort {
     /// Virtual time repeats: a few rounds show that it does.
     pub fn virtual_time() -> Self {
         Effort {
-            min_rounds: 3,
-            max_rounds: 3,
+            min_rounds: 2,
+            max_rounds: 2,
             budget: Duration::from_secs(600),
             spread: 0.0,
+        }
+    }
+
+    /// In the lab on the host's clock: slow, and noisy however often.
+    pub fn emulated() -> Self {
+        Effort {
+            min_rounds: 3,
+            max_rounds: 3,
+            ..Effort::virtual_time()
         }
     }
 
@@ -95,6 +104,8 @@ pub fn interleave(
     };
     let mut details: Vec<Vec<Sample>> = vec![Vec::new(); vmms.len()];
     let end = Instant::now() + effort.budget;
+    let share = effort.budget / u32::try_from(vmms.len()).unwrap_or(1).max(1);
+    let mut spent = vec![Duration::ZERO; vmms.len()];
     for round in 0..effort.max_rounds {
         if round >= effort.min_rounds && (Instant::now() > end || narrow(&figure, effort.spread)) {
             break;
@@ -106,17 +117,21 @@ pub fn interleave(
             (0..vmms.len()).rev().collect()
         };
         for index in order {
-            let (Some(vmm), Some(series), Some(details)) = (
+            let (Some(vmm), Some(series), Some(details), Some(spent)) = (
                 vmms.get(index),
                 figure.series.get_mut(index),
                 details.get_mut(index),
+                spent.get_mut(index),
             ) else {
                 continue;
             };
-            if series.missing.is_some() {
+            if series.missing.is_some() || *spent > share {
                 continue;
             }
-            match measure(vmm) {
+            let before = Instant::now();
+            let measured = measure(vmm);
+            *spent += before.elapsed();
+            match measured {
                 Ok(sample) => {
                     series.samples.push(sample.value);
                     details.push(sample);
@@ -124,7 +139,9 @@ pub fn interleave(
                 Err(error) => series.missing = Some(format!("{error:#}")),
             }
         }
-        if figure.series.iter().all(|series| series.missing.is_some()) {
+        let over =
+            |(series, spent): (&Series, &Duration)| series.missing.is_some() || *spent > share;
+        if figure.series.iter().zip(&spent).all(over) {
             break;
         }
     }

@@ -7,9 +7,11 @@
 //! 5. vCPUs: CPUID first, as KVM checks registers and MSRs against it;
 //! 6. threads, last of all: nothing runs before everything stands.
 //!
-//! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM.
+//! Meanwhile threads of their own bring kernel, initrd and boot tables into RAM, and ask what CPUID
+//! can be.
 
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{
@@ -78,17 +80,20 @@ impl Machine {
         let memory = Arc::new(memory::map(plan.config.memory)?);
         let slots = plan.virtio_slots();
         let disks = std::mem::take(&mut plan.disks);
-        if plan.bytes_to_load() < WORTH_A_THREAD {
-            load(&plan, &slots, &memory)?;
-            return Machine::assemble(&kvm, &plan, disks, &memory);
-        }
-        // KVM waits for the kernel's housekeeping in some of these calls; meanwhile, bytes move.
+        // KVM waits for the kernel's housekeeping in some calls, and asking the processor what it
+        // can do is slow where that is itself virtual. What does not need the VM goes on meanwhile.
         std::thread::scope(|scope| {
-            let loading = scope.spawn(|| load(&plan, &slots, &memory));
-            let machine = Machine::assemble(&kvm, &plan, disks, &memory);
-            match loading.join() {
-                Ok(loaded) => loaded?,
-                Err(_) => return Err(StartError::Tables("the loader panicked".into())),
+            let supported = scope.spawn(|| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+            let load = || load(&plan, &slots, &memory);
+            let loading = if plan.bytes_to_load() < WORTH_A_THREAD {
+                load()?;
+                None
+            } else {
+                Some(scope.spawn(load))
+            };
+            let machine = Machine::assemble(&kvm, supported, &plan, disks, &memory);
+            if let Some(loading) = loading {
+                join(loading)??;
             }
             machine
         })
@@ -97,6 +102,7 @@ impl Machine {
     /// The KVM calls.
     fn assemble(
         kvm: &Kvm,
+        supported: ScopedJoinHandle<'_, Result<CpuId, kvm_ioctls::Error>>,
         plan: &Plan,
         planned: Vec<PlannedDisk>,
         memory: &Arc<GuestMemoryMmap>,
@@ -129,7 +135,9 @@ impl Machine {
             memory: memory.clone(),
             exit: exit.clone(),
         });
-        let vcpus = add_vcpus(kvm, &vm, plan.config.topology, &plan.placement, &shared)?;
+        let supported = join(supported)?.map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid = (&supported, kvm.check_extension(Cap::TscDeadlineTimer));
+        let vcpus = add_vcpus(&vm, cpuid, plan.config.topology, &plan.placement, &shared)?;
         Ok(Machine {
             exit,
             uart,
@@ -143,6 +151,13 @@ impl Machine {
             _vm: vm,
         })
     }
+}
+
+/// What a thread of the scope has found.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, StartError> {
+    thread
+        .join()
+        .map_err(|_| StartError::Tables("a thread that sets the machine up panicked".into()))
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, StartError> {
@@ -326,15 +341,12 @@ fn write_tables(
 }
 
 fn add_vcpus(
-    kvm: &Kvm,
     vm: &VmFd,
+    (supported, tsc_deadline): (&CpuId, bool),
     topology: crate::arch::x86_64::topology::Topology,
     placement: &crate::boot::Placement,
     shared: &Arc<Shared>,
 ) -> Result<Vec<(Vcpu, Arc<Counters>)>, StartError> {
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
     let mut template = Vec::new();
     let mut vcpus = Vec::new();
     for index in 0..topology.cpus() {
@@ -343,11 +355,11 @@ fn add_vcpus(
             .map_err(call("KVM_CREATE_VCPU"))?;
         if template.is_empty() {
             template = cpuid::template(
-                &supported,
+                supported,
                 cpuid::Facts {
                     topology,
                     tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
-                    tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+                    tsc_deadline,
                 },
             );
         }

@@ -8,6 +8,7 @@ use crate::result::{Clock, Figure, OURS, Results, Series};
 pub fn render(results: &Results) -> String {
     let mut text = String::new();
     header(&mut text, results);
+    let _ = write!(text, "\n{}", super::summary::render(results));
     let mut rows: Vec<&str> = Vec::new();
     for figure in &results.figures {
         if !rows.contains(&figure.row.as_str()) {

@@ -3,6 +3,7 @@
 mod charts;
 mod check;
 mod markdown;
+mod summary;
 
 use std::path::Path;
 

@@ -106,6 +106,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
 fn effort(context: &Context) -> Effort {
     match clock() {
         Clock::Virtual => Effort::virtual_time(),
+        Clock::Emulated => Effort::emulated(),
         _ => Effort::wall(5, context.share(1.0 / 4.0)),
     }
 }

@@ -37,6 +37,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     let rounds = |n| Effort {
         min_rounds: n,
         max_rounds: n,
+        budget: context.budget,
         ..Effort::virtual_time()
     };
     let ready = interleave(
@@ -47,7 +48,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
             "started one after the other, without waiting",
         ),
         &context.vmms,
-        rounds(3),
+        rounds(7),
         |vmm| Ok((fleet(vmm, &machine, false)?.last_ready.as_secs_f64() * 1e3).into()),
     );
     // One idle fleet each gives the other two figures.

@@ -59,7 +59,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(exits::bare),
         linux: Some(exits::linux),
         clocks: &[Lab::Virtual],
-        images: true,
+        images: false,
     },
     Row {
         name: "block",

@@ -63,7 +63,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
     }));
     let effort = match boot::clock() {
         Clock::Wall => Effort::wall(5, context.share(1.0 / 6.0)),
-        _ => Effort::virtual_time(),
+        _ => Effort::emulated(),
     };
     // One boot answers for all loads; the n-th sample of each is from the n-th boot.
     let mut boots: HashMap<&str, Vec<Result<Vec<Sample>, String>>> = HashMap::new();
