@@ -26,7 +26,7 @@ lint: ## formatting, clippy, documentation; warnings are errors
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 
-# ONLY=start,boot measures these rows alone; TIME=20 gives each row 20 s instead of 60;
+# ONLY=start,boot measures these rows alone; TIME=20 gives each row 20 s instead of 45;
 # VMM=firecracker=PATH,... adds other VMMs.
 comma := ,
 BENCH = cargo bench --quiet --profile harness --bench compare -- $(if $(ONLY),--only $(ONLY)) \

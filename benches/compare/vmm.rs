@@ -284,6 +284,8 @@ pub struct Machine {
     pub disks: Vec<PathBuf>,
     /// Past the host's page cache.
     pub direct: bool,
+    /// Where a VMM may keep what it has learnt of a kernel; without one, a folder of this run.
+    pub cache: Option<PathBuf>,
 }
 
 /// A VMM that takes part.
@@ -322,6 +324,7 @@ impl Vmm {
             cmdline: cmdline(t, machine),
         };
         let mut command = Command::new(&self.program);
+        command.env("XDG_CACHE_HOME", machine.cache.as_deref().unwrap_or(folder));
         command.args(t.base.iter().map(|arg| fill.text(arg, None)));
         if machine.pvh {
             command.args(t.pvh);

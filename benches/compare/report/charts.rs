@@ -53,7 +53,7 @@ pub fn draw(results: &Results, folder: &Path) -> Result<usize> {
     }
     let latencies: Vec<&Figure> = of("block")
         .into_iter()
-        .filter(|f| f.series.iter().any(|s| !s.cdf.is_empty()))
+        .filter(|f| f.series.iter().filter(|s| !s.cdf.is_empty()).count() > 1)
         .collect();
     if !latencies.is_empty() {
         cdfs(&latencies, &folder.join("block-latency.svg"))
@@ -218,7 +218,9 @@ fn cdfs(figures: &[&Figure], path: &Path) -> Drawn {
             figure
                 .series
                 .iter()
-                .flat_map(|s| s.cdf.iter().map(|(us, _)| *us))
+                .flat_map(|s| s.cdf.iter())
+                .filter(|(_, fraction)| *fraction > 0.0005 && *fraction < 0.9995)
+                .map(|(us, _)| *us)
         };
         let (from, to) = (
             points().fold(f64::MAX, f64::min).max(0.1),
@@ -233,6 +235,8 @@ fn cdfs(figures: &[&Figure], path: &Path) -> Drawn {
         chart
             .configure_mesh()
             .x_desc("us")
+            .x_labels(6)
+            .x_label_formatter(&|us| super::markdown::number(*us))
             .y_label_formatter(&|y| format!("{:.0} %", y * 100.0))
             .draw()?;
         for (index, series) in figure

@@ -42,6 +42,7 @@ pub fn machine(kernel: &Path) -> Machine {
         memory_mib: 128,
         disks: Vec::new(),
         direct: false,
+        cache: None,
     }
 }
 
