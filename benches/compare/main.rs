@@ -150,6 +150,11 @@ fn run(args: Args) -> Result<ExitCode> {
             args.seconds
         }),
     };
+    let (date, commit) = (host::date(), host::commit(root));
+    if !args.in_lab && !args.check {
+        // Nobody measures for twenty minutes to hear that there is no room for the results.
+        report::prepare(&out)?;
+    }
     let figures = measure(&args, &context)?;
     if args.in_lab {
         serde_json::to_writer(std::io::stdout(), &figures)?;
@@ -158,8 +163,8 @@ fn run(args: Args) -> Result<ExitCode> {
     let results = Results {
         schema: SCHEMA,
         command: reproduce(&args),
-        date: host::date(),
-        commit: host::commit(root),
+        date,
+        commit,
         host: host::facts(),
         versions: context
             .vmms

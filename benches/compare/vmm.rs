@@ -6,8 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::process::Process;
 
 /// How one kind of VMM is told what to run.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ enum Lacks {
     Disks,
 }
 
+/// To say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(5);
 const QEMU: &str = "qemu-system-x86_64";
 /// An address where no VMM of the table has RAM or a device: the access goes all the way to the
 /// VMM, which finds nothing there.
@@ -359,11 +364,13 @@ impl Vmm {
         if self.template.version.is_empty() {
             return None;
         }
-        let out = Command::new(&self.program)
-            .args(self.template.version)
-            .output()
-            .ok()?;
-        String::from_utf8_lossy(&out.stdout)
+        let asked = Process::start(|_| {
+            let mut command = Command::new(&self.program);
+            command.args(self.template.version);
+            Ok(command)
+        });
+        let (_, line) = asked.ok()?.wait_for(b"\n", VERSION_LIMIT).ok()?;
+        String::from_utf8_lossy(&line)
             .lines()
             .next()
             .map(str::to_owned)

@@ -17,6 +17,9 @@ use crate::result::Results;
 const BEGIN: &str = "<!-- measured: written by `make bench-publish` -->";
 const END: &str = "<!-- end of measured -->";
 
+/// What a whole run writes, and some more.
+const ROOM: usize = 2 << 20;
+
 /// Reads a results file.
 pub fn read(path: &Path) -> Result<Results> {
     let text =
@@ -24,17 +27,24 @@ pub fn read(path: &Path) -> Result<Results> {
     serde_json::from_str(&text).with_context(|| format!("{} is not a results file", path.display()))
 }
 
-/// Writes everything into `out`, and the tables to standard output.
-pub fn write(results: &Results, out: &Path) -> Result<()> {
+/// Makes sure that `out` can be written to.
+pub fn prepare(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let probe = tempfile::NamedTempFile::new_in(out)
+        .with_context(|| format!("cannot write to {}", out.display()))?;
+    put(probe.path(), &" ".repeat(ROOM))
+}
+
+/// The tables to standard output, and everything into `out`.
+pub fn write(results: &Results, out: &Path) -> Result<()> {
+    let tables = markdown::render(results);
+    println!("{tables}");
     put(
         &out.join("results.json"),
         &serde_json::to_string_pretty(results)?,
     )?;
-    let tables = markdown::render(results);
     put(&out.join("results.md"), &tables)?;
     let charts = charts::draw(results, out)?;
-    println!("{tables}");
     println!(
         "results.json, results.md and {charts} charts are in {}",
         out.display()
