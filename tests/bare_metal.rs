@@ -21,7 +21,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let args = Arguments::from_args();
     let missing = common::kvm().err();
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("entry_by_the_64_bit_linux_protocol", entry_linux64),
         ("entry_by_pvh", entry_pvh),
         ("entry_of_a_bzimage_in_64_and_32_bits", entry_bzimage),
@@ -35,6 +35,7 @@ fn main() {
         ("a_crash_shows_registers_and_code", triple_fault),
         ("a_panic_is_a_crash", panic),
         ("the_time_limit_ends_a_guest", time_limit),
+        ("threads_that_the_host_refuses_are_an_error", no_threads),
         ("signals_press_the_button_and_then_end", signals),
         ("input_is_echoed_and_its_end_is_no_error", echo),
         ("a_flood_of_input_costs_no_memory", input_flood),
@@ -226,6 +227,26 @@ fn panic() {
     let outcome = wish("panic", &[]);
     assert_eq!(outcome.code(), 4, "{outcome:?}");
     assert!(outcome.stderr.contains("the guest's kernel panicked"));
+}
+
+/// clone3(2) fails from the n-th call on, by fault injection: the helper's thread, the vCPU's.
+fn no_threads() {
+    for (from, what) in [(1, "start a thread"), (2, "start a vCPU thread")] {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+        command.arg(format!("inject=clone3:error=EAGAIN:when={from}+"));
+        command.args([bantam(), "run", guest::elf().to_str().unwrap()]);
+        let outcome = run_with(command, b"", Duration::from_secs(30));
+        assert_eq!(outcome.code(), 3, "{outcome:?}");
+        assert_eq!(outcome.stdout, "", "no guest has run");
+        for words in [what, "ulimit -u"] {
+            assert!(
+                outcome.stderr.contains(words),
+                "no '{words}' in {outcome:?}"
+            );
+        }
+        assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
+    }
 }
 
 fn time_limit() {

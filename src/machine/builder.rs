@@ -11,7 +11,7 @@
 //! can be.
 
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{
@@ -83,13 +83,13 @@ impl Machine {
         // KVM waits for the kernel's housekeeping in some calls, and asking the processor what it
         // can do is slow where that is itself virtual. What does not need the VM goes on meanwhile.
         std::thread::scope(|scope| {
-            let supported = scope.spawn(|| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+            let supported = spawn(scope, || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
             let load = || load(&plan, &slots, &memory);
             let loading = if plan.bytes_to_load() < WORTH_A_THREAD {
                 load()?;
                 None
             } else {
-                Some(scope.spawn(load))
+                Some(spawn(scope, load)?)
             };
             let machine = Machine::assemble(&kvm, supported, &plan, disks, &memory);
             if let Some(loading) = loading {
@@ -153,11 +153,21 @@ impl Machine {
     }
 }
 
+/// A thread that helps to build: where the host allows no more of them, an error and not a panic.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, StartError> {
+    std::thread::Builder::new()
+        .spawn_scoped(scope, work)
+        .map_err(host("start a thread"))
+}
+
 /// What a thread of the scope has found.
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, StartError> {
     thread
         .join()
-        .map_err(|_| StartError::Tables("a thread that sets the machine up panicked".into()))
+        .map_err(|_| host("build the machine")(std::io::Error::other("a thread of it panicked")))
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, StartError> {

@@ -71,6 +71,9 @@ impl Help for StartError {
             StartError::Call { .. } => {
                 "'bantam check' tells whether this host has what is needed".into()
             }
+            StartError::Host { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+                "raise the limit of threads: ulimit -u, or pids.max of the cgroup".into()
+            }
             StartError::Host { .. } => "see the reason above".into(),
             StartError::Load { .. } => {
                 "do not change images while a machine starts from them".into()
