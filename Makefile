@@ -9,7 +9,7 @@ LAB := resources/lab/lab
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-# Linked statically where there is a libc for that: a third of a process's start is finding and binding libraries.
+# Linked statically where there is a libc for that: finding and binding libraries is a part of each start.
 STATIC := $(if $(wildcard $(shell cc -print-file-name=libc.a 2>/dev/null)),-C target-feature=+crt-static)
 
 build: setup ## build the release binary

@@ -15,7 +15,7 @@ pub struct Effort {
     pub min_rounds: usize,
     /// At most so many.
     pub max_rounds: usize,
-    /// No new round after this time; for one VMM, none after its equal share of it.
+    /// No new round after this time; and none for a VMM that has taken as much alone.
     pub budget: Duration,
     /// Narrow enough: half of each ratio's interval, relative.
     pub spread: f64,
@@ -104,7 +104,6 @@ pub fn interleave(
     };
     let mut details: Vec<Vec<Sample>> = vec![Vec::new(); vmms.len()];
     let end = Instant::now() + effort.budget;
-    let share = effort.budget / u32::try_from(vmms.len()).unwrap_or(1).max(1);
     let mut spent = vec![Duration::ZERO; vmms.len()];
     for round in 0..effort.max_rounds {
         if round >= effort.min_rounds && (Instant::now() > end || narrow(&figure, effort.spread)) {
@@ -125,7 +124,7 @@ pub fn interleave(
             ) else {
                 continue;
             };
-            if series.missing.is_some() || *spent > share {
+            if series.missing.is_some() || *spent > effort.budget {
                 continue;
             }
             let before = Instant::now();
@@ -139,8 +138,9 @@ pub fn interleave(
                 Err(error) => series.missing = Some(format!("{error:#}")),
             }
         }
-        let over =
-            |(series, spent): (&Series, &Duration)| series.missing.is_some() || *spent > share;
+        let over = |(series, spent): (&Series, &Duration)| {
+            series.missing.is_some() || *spent > effort.budget
+        };
         if figure.series.iter().zip(&spent).all(over) {
             break;
         }

@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host::Lab;
 use crate::result::Figure;
-use crate::rows::{Context, block, boot};
-use crate::vmm;
+use crate::rows::{Context, Row};
 
 /// Virtual time may stop, and what does not stop is done by then.
 const VIRTUAL_LIMIT_SECONDS: u32 = 150;
@@ -18,20 +17,14 @@ const EMULATED_LIMIT_SECONDS: u32 = 300;
 const ATTEMPTS: u32 = 4;
 /// Files for QEMU: its firmware, as Debian's packages lay it out.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
-/// What of `context.guests` the rows boot.
-const GUESTS: [&str; 4] = [
-    "vmlinux",
-    "bzImage.lz4",
-    "stock/vmlinuz",
-    "bench-initramfs.cpio",
-];
 
 /// Measures a row in the lab, its cases that begin with `case`. In virtual time a guest now and
 /// then locks up under QEMU's emulated SVM, and time with it: then the lab is ended, and once more.
-pub fn run(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+pub fn run(row: &Row, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+    let files = (row.lab_files)(context)?;
     let mut attempt = 1;
     loop {
-        match once(row, case, context, clock) {
+        match once(row.name, &files, case, context, clock) {
             Err(error) if attempt < ATTEMPTS => eprintln!("  again: {error:#}"),
             result => return result,
         }
@@ -39,15 +32,15 @@ pub fn run(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Resu
     }
 }
 
-fn once(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+fn once(
+    row: &str,
+    files: &[PathBuf],
+    case: Option<&str>,
+    context: &Context,
+    clock: Lab,
+) -> Result<Vec<Figure>> {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/lab/lab");
     let this = std::env::current_exe().context("where is this program?")?;
-    let mut files: Vec<PathBuf> = Vec::new();
-    if row == "block" {
-        files.push(block::make_root_disk(&context.guests)?);
-        files.extend(vmm::find_program("fio"));
-    }
-    boot::make_initramfs(&context.folder, &context.guests)?;
     let mut command = Command::new(&lab);
     let limit = match clock {
         Lab::Virtual => {
@@ -59,8 +52,7 @@ fn once(row: &str, case: Option<&str>, context: &Context, clock: Lab) -> Result<
     let (name, value) = clock.variable();
     command.env(name, value);
     command.args(["--memory", "6144", "--time-limit", &limit.to_string()]);
-    let mut with = files;
-    with.extend(GUESTS.iter().map(|name| context.guests.join(name)));
+    let mut with = files.to_vec();
     with.push(this.clone());
     with.extend(context.vmms.iter().map(|vmm| vmm.program.clone()));
     with.extend(

@@ -45,6 +45,17 @@ pub enum Clock {
     None,
 }
 
+impl Clock {
+    /// Behind a unit, where the clock is not a reader's own.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Clock::Virtual => " (virtual)",
+            Clock::Emulated => " (emulated)",
+            Clock::Wall | Clock::None => "",
+        }
+    }
+}
+
 /// One question, and each VMM's answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figure {

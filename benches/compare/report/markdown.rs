@@ -45,7 +45,7 @@ fn header(text: &mut String, results: &Results) {
 }
 
 /// The VMMs of some figures, each once, in order.
-fn columns<'a>(figures: &[&'a Figure]) -> Vec<&'a str> {
+pub fn columns<'a>(figures: &[&'a Figure]) -> Vec<&'a str> {
     let mut names = Vec::new();
     for series in figures.iter().flat_map(|f| &f.series) {
         let took_part = !series.samples.is_empty() || series.missing.is_some();
@@ -64,11 +64,7 @@ fn table(text: &mut String, figures: &[&Figure]) {
     }
     let _ = write!(text, "\n|---|---|{}\n", "---:|".repeat(columns.len()));
     for figure in figures {
-        let clock = match figure.clock {
-            Clock::Virtual => " (virtual)",
-            Clock::Emulated => " (emulated)",
-            Clock::Wall | Clock::None => "",
-        };
+        let clock = figure.clock.suffix();
         let _ = write!(text, "| {} | {}{clock} |", figure.case, figure.unit);
         for name in &columns {
             let _ = write!(

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::markdown::number;
-use crate::result::{Clock, Figure, OURS, Results, Series};
+use super::markdown::{columns, number};
+use crate::result::{Figure, OURS, Results, Series};
 
 /// Row and case of the figures that stand for the others.
 const HEADLINES: [(&str, &str); 15] = [
@@ -35,12 +35,8 @@ pub fn render(results: &Results) -> String {
                 .find(|f| f.row == *row && f.case == *case)
         })
         .collect();
-    let mut others: Vec<&str> = Vec::new();
-    for series in figures.iter().flat_map(|f| &f.series) {
-        if series.vmm != OURS && !others.contains(&series.vmm.as_str()) {
-            others.push(&series.vmm);
-        }
-    }
+    let mut others = columns(&figures);
+    others.retain(|name| *name != OURS);
     let mut text = String::from("### At a glance\n\n| row | case | bantam |");
     for name in &others {
         let _ = write!(text, " / {name} |");
@@ -70,11 +66,7 @@ pub fn render(results: &Results) -> String {
 }
 
 fn own(figure: &Figure, series: &Series) -> String {
-    let clock = match figure.clock {
-        Clock::Virtual => " virtual",
-        Clock::Emulated => " emulated",
-        Clock::Wall | Clock::None => "",
-    };
+    let clock = figure.clock.suffix();
     series.median.map_or("—".into(), |median| {
         format!("{} {}{clock}", number(median), figure.unit)
     })

@@ -64,6 +64,20 @@ pub const IMAGES: [Image; 4] = [
     },
 ];
 
+impl Image {
+    /// Its file among what build.sh has made.
+    pub fn path(&self, guests: &Path) -> PathBuf {
+        guests.join(self.file)
+    }
+}
+
+/// What a row that boots Linux needs in the lab.
+pub fn lab_files(context: &Context) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<_> = IMAGES.iter().map(|i| i.path(&context.guests)).collect();
+    files.push(make_initramfs(&context.folder, &context.guests)?);
+    Ok(files)
+}
+
 /// Bantam keeps an unpacked kernel only when its image was not changed a moment ago; in the lab,
 /// which has just started, all files were.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -85,7 +99,13 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
             ("1 vCPU, full console", 1, false),
             ("4 vCPU, quiet", 4, true),
         ];
-        let mut seen = false;
+        if image.bzimage && context.wants_any(image.name) {
+            // Only Bantam keeps what it has unpacked. If it cannot boot, the figures will say so.
+            let machine = machine(context, image, 1, true, &initrd);
+            for vmm in context.vmms.iter().filter(|vmm| vmm.name() == OURS) {
+                let _ = boot(vmm, &machine);
+            }
+        }
         for (kind, cpus, quiet) in kinds {
             // Virtual time stands still when several vCPUs share QEMU's only emulated processor.
             let apart = clock() != Clock::Wall && (cpus > 1) != (clock() == Clock::Emulated);
@@ -98,10 +118,6 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
             let mut machine = machine(context, image, cpus, quiet, &initrd);
             if kind == FIRST {
                 machine.cache = None;
-            } else if image.bzimage && !std::mem::replace(&mut seen, true) {
-                for vmm in context.vmms.iter().filter(|vmm| vmm.name() == OURS) {
-                    boot(vmm, &machine)?;
-                }
             }
             let question = Question {
                 row: "boot",
@@ -151,7 +167,7 @@ pub fn machine(context: &Context, image: Image, cpus: u32, quiet: bool, initrd: 
         cmdline.push_str(" quiet");
     }
     Machine {
-        kernel: context.guests.join(image.file),
+        kernel: image.path(&context.guests),
         bzimage: image.bzimage,
         pvh: image.pvh,
         initrd: Some(initrd.into()),

@@ -37,7 +37,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     let rounds = |n| Effort {
         min_rounds: n,
         max_rounds: n,
-        budget: context.budget,
+        budget: context.share(0.5),
         ..Effort::virtual_time()
     };
     let ready = interleave(

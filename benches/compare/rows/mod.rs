@@ -20,8 +20,8 @@ use crate::host::Lab;
 use crate::result::Figure;
 use crate::vmm::Vmm;
 
-/// One part of a row.
-pub type Part = fn(&Context) -> Result<Vec<Figure>>;
+/// One part of a row, or something it needs.
+pub type Part<T = Figure> = fn(&Context) -> Result<Vec<T>>;
 
 /// A row of the comparison.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct Row {
     pub linux: Option<Part>,
     /// In the lab, the part with Linux is asked by these clocks.
     pub clocks: &'static [Lab],
+    /// The files that it needs there, made where they are not.
+    pub lab_files: Part<PathBuf>,
     /// It asks each question for each of [`boot::IMAGES`].
     pub images: bool,
 }
@@ -45,6 +47,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(start::run),
         linux: None,
         clocks: &[],
+        lab_files: |_| Ok(Vec::new()),
         images: false,
     },
     Row {
@@ -52,6 +55,7 @@ pub const ROWS: [Row; 6] = [
         bare: None,
         linux: Some(boot::linux),
         clocks: &[Lab::Virtual, Lab::Emulated],
+        lab_files: boot::lab_files,
         images: true,
     },
     Row {
@@ -59,6 +63,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(exits::bare),
         linux: Some(exits::linux),
         clocks: &[Lab::Virtual],
+        lab_files: boot::lab_files,
         images: false,
     },
     Row {
@@ -66,6 +71,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(block::bare),
         linux: Some(block::linux),
         clocks: &[Lab::Emulated],
+        lab_files: block::lab_files,
         images: false,
     },
     Row {
@@ -73,6 +79,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(memory::bare),
         linux: Some(memory::linux),
         clocks: &[Lab::Virtual],
+        lab_files: boot::lab_files,
         images: false,
     },
     Row {
@@ -80,6 +87,7 @@ pub const ROWS: [Row; 6] = [
         bare: Some(density::bare),
         linux: None,
         clocks: &[],
+        lab_files: |_| Ok(Vec::new()),
         images: false,
     },
 ];
@@ -105,6 +113,13 @@ impl Context {
         self.case
             .as_ref()
             .is_none_or(|wanted| case.starts_with(wanted))
+    }
+
+    /// Whether a case whose name begins with `start` may be wanted.
+    pub fn wants_any(&self, start: &str) -> bool {
+        self.case
+            .as_ref()
+            .is_none_or(|wanted| wanted.starts_with(start) || start.starts_with(wanted.as_str()))
     }
 
     /// A fraction of the row's time.

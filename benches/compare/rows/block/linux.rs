@@ -141,18 +141,21 @@ fn area(file: &str, direct: bool) -> Area<'_> {
     }
 }
 
+/// The lab's processor is a hundred times slower.
 fn count(in_lab: bool) -> impl Fn(&Load) -> u32 {
-    move |load| {
-        if in_lab {
-            load.count_in_lab
-        } else {
-            load.count
-        }
-    }
+    move |load| if in_lab { load.count / 10 } else { load.count }
+}
+
+/// What the row needs in the lab.
+pub fn lab_files(context: &Context) -> Result<Vec<PathBuf>> {
+    let mut files = vec![make_root_disk(&context.guests)?];
+    files.extend(vmm::find_program("fio"));
+    files.push(IMAGES[0].path(&context.guests));
+    Ok(files)
 }
 
 /// Makes the disk: a file system with busybox, fio and its libraries, and behind it the area.
-pub fn make_root_disk(guests: &Path) -> Result<PathBuf> {
+fn make_root_disk(guests: &Path) -> Result<PathBuf> {
     let disk = guests.join(ROOT_DISK);
     let fio = vmm::find_program("fio").context("fio is not installed")?;
     let tree = tempfile::tempdir().context("no scratch folder")?;

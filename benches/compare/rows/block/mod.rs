@@ -6,7 +6,7 @@ mod fio;
 mod linux;
 
 pub use bare::bare;
-pub use linux::{linux, make_root_disk};
+pub use linux::{lab_files, linux};
 
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
@@ -18,11 +18,31 @@ struct Load {
     sequential: bool,
     /// Requests in a sample on the host's clock.
     count: u32,
-    /// Requests in a sample in the lab, whose processor is a hundred times slower.
-    count_in_lab: u32,
 }
 
 impl Load {
+    const fn random(name: &'static str, write: bool, depth: u32, count: u32) -> Self {
+        Load {
+            name,
+            write,
+            bytes: 4096,
+            depth,
+            sequential: false,
+            count,
+        }
+    }
+
+    const fn sequential(name: &'static str, write: bool) -> Self {
+        Load {
+            name,
+            write,
+            bytes: 1 << 20,
+            depth: 4,
+            sequential: true,
+            count: 400,
+        }
+    }
+
     /// What its figures count, and how many of that a request is.
     fn unit(&self) -> (&'static str, f64) {
         if self.sequential {
@@ -34,58 +54,10 @@ impl Load {
 }
 
 const LOADS: [Load; 6] = [
-    Load {
-        name: "4 KiB random read, depth 1",
-        write: false,
-        bytes: 4096,
-        depth: 1,
-        sequential: false,
-        count: 3000,
-        count_in_lab: 300,
-    },
-    Load {
-        name: "4 KiB random write, depth 1",
-        write: true,
-        bytes: 4096,
-        depth: 1,
-        sequential: false,
-        count: 3000,
-        count_in_lab: 300,
-    },
-    Load {
-        name: "4 KiB random read, depth 32",
-        write: false,
-        bytes: 4096,
-        depth: 32,
-        sequential: false,
-        count: 20_000,
-        count_in_lab: 2000,
-    },
-    Load {
-        name: "4 KiB random write, depth 32",
-        write: true,
-        bytes: 4096,
-        depth: 32,
-        sequential: false,
-        count: 20_000,
-        count_in_lab: 2000,
-    },
-    Load {
-        name: "1 MiB sequential read",
-        write: false,
-        bytes: 1 << 20,
-        depth: 4,
-        sequential: true,
-        count: 400,
-        count_in_lab: 48,
-    },
-    Load {
-        name: "1 MiB sequential write",
-        write: true,
-        bytes: 1 << 20,
-        depth: 4,
-        sequential: true,
-        count: 400,
-        count_in_lab: 48,
-    },
+    Load::random("4 KiB random read, depth 1", false, 1, 3000),
+    Load::random("4 KiB random write, depth 1", true, 1, 3000),
+    Load::random("4 KiB random read, depth 32", false, 32, 20_000),
+    Load::random("4 KiB random write, depth 32", true, 32, 20_000),
+    Load::sequential("1 MiB sequential read", false),
+    Load::sequential("1 MiB sequential write", true),
 ];
