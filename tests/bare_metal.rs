@@ -229,13 +229,13 @@ fn panic() {
     assert!(outcome.stderr.contains("the guest's kernel panicked"));
 }
 
-/// clone3(2) fails from the n-th call on, by fault injection: the helper's thread, the vCPU's.
+/// clone3(2) fails from the n-th call on, by fault injection: the first vCPU's thread, the second's.
 fn no_threads() {
     for (from, what) in [(1, "start a thread"), (2, "start a vCPU thread")] {
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
         command.arg(format!("inject=clone3:error=EAGAIN:when={from}+"));
-        command.args([bantam(), "run", guest::elf().to_str().unwrap()]);
+        command.args([bantam(), "run", guest::elf().to_str().unwrap(), "--cpus=2"]);
         let outcome = run_with(command, b"", Duration::from_secs(30));
         assert_eq!(outcome.code(), 3, "{outcome:?}");
         assert_eq!(outcome.stdout, "", "no guest has run");

@@ -3,22 +3,18 @@
 //! 1. guest RAM: a memory slot set after the interrupt controllers exist costs KVM more;
 //! 2. TSS and identity map: VMX wants their addresses before the first vCPU;
 //! 3. irqchip, PIT: before vCPUs, which get their local APICs from it;
-//! 4. devices: each with its ioeventfd and irqfd;
-//! 5. vCPUs: CPUID first, as KVM checks registers and MSRs against it;
-//! 6. threads, last of all: nothing runs before everything stands.
+//! 4. vCPUs, on their own thread; meanwhile, here, devices, each with its ioeventfd and irqfd;
+//! 5. the word to run, last of all: no guest instruction before everything stands.
 //!
-//! Meanwhile threads of their own bring kernel, initrd and boot tables into RAM, and ask what CPUID
-//! can be.
+//! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM, and the one that
+//! will run the first vCPU makes them all ([`super::vcpus`]).
 
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_msr_entry, kvm_pit_config,
-    kvm_userspace_memory_region,
-};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -27,9 +23,10 @@ use super::bus::Bus;
 use super::error::{StartError, call, host};
 use super::exit::{Exit, ExitBox};
 use super::plan::{Plan, PlannedDisk};
-use super::vcpu::{Counters, RESET_FLAG_UNTOUCHED, Shared, Vcpu};
+use super::vcpu::{RESET_FLAG_UNTOUCHED, Shared};
+use super::vcpus::{Start, VcpuMaker, Vcpus};
 use super::{host, memory};
-use crate::arch::x86_64::{acpi, cpuid, interrupts, layout, registers};
+use crate::arch::x86_64::{acpi, layout, registers};
 use crate::boot::{Protocol, Source, linux, pvh};
 use crate::devices::i8042::I8042;
 use crate::devices::power::{AcpiPower, PciReset, PowerRequest, PowerSink};
@@ -40,13 +37,6 @@ use crate::virtio::block::Block;
 use crate::virtio::mmio::QUEUE_NOTIFY;
 use crate::virtio::{Interrupt, MmioTransport};
 
-/// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
-/// IA32_MISC_ENABLE: fast strings.
-const MSR_MISC_ENABLE: u32 = 0x1a0;
-const FAST_STRINGS: u64 = 1;
-
 /// Less than this is loaded before a thread for it would have started.
 const WORTH_A_THREAD: u64 = 1 << 20;
 
@@ -56,13 +46,14 @@ pub struct Machine {
     pub(super) uart: Arc<Uart>,
     pub(super) power_button: IrqLine,
     pub(super) disks: Vec<BlockIo>,
-    pub(super) vcpus: Vec<(Vcpu, Arc<Counters>)>,
+    pub(super) vcpus: Vcpus,
+    pub(super) shared: Arc<Shared>,
     pub(super) console: crate::config::Console,
     pub(super) time_limit: Option<Duration>,
     pub(super) memory_bytes: u64,
     pub(super) built: Instant,
     // Dropped last: the vCPUs and event fds belong to it.
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
 }
 
 impl Machine {
@@ -71,19 +62,27 @@ impl Machine {
     /// # Errors
     /// See [`StartError`].
     pub fn build(mut plan: Plan) -> Result<Self, StartError> {
-        let kvm = host::open()?;
+        let kvm = Arc::new(host::open()?);
         let cpus = plan.config.topology.cpus();
         let max = kvm.get_max_vcpus();
         if cpus as usize > max {
             return Err(StartError::Cpus { cpus, max });
         }
+        // First of all: it finds out what CPUID can be, which is slow where CPUID is virtual.
+        let vcpus = VcpuMaker::start(
+            kvm.clone(),
+            Start {
+                topology: plan.config.topology,
+                protocol: plan.placement.protocol,
+                entry: plan.placement.entry,
+            },
+        )?;
         let memory = Arc::new(memory::map(plan.config.memory)?);
         let slots = plan.virtio_slots();
         let disks = std::mem::take(&mut plan.disks);
-        // KVM waits for the kernel's housekeeping in some calls, and asking the processor what it
-        // can do is slow where that is itself virtual. What does not need the VM goes on meanwhile.
+        // KVM waits for the kernel's housekeeping in some calls. What does not need the VM goes on
+        // meanwhile.
         std::thread::scope(|scope| {
-            let supported = spawn(scope, || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
             let load = || load(&plan, &slots, &memory);
             let loading = if plan.bytes_to_load() < WORTH_A_THREAD {
                 load()?;
@@ -91,7 +90,7 @@ impl Machine {
             } else {
                 Some(spawn(scope, load)?)
             };
-            let machine = Machine::assemble(&kvm, supported, &plan, disks, &memory);
+            let machine = Machine::assemble(&kvm, vcpus, &plan, disks, &memory);
             if let Some(loading) = loading {
                 join(loading)??;
             }
@@ -102,18 +101,19 @@ impl Machine {
     /// The KVM calls.
     fn assemble(
         kvm: &Kvm,
-        supported: ScopedJoinHandle<'_, Result<CpuId, kvm_ioctls::Error>>,
+        vcpus: VcpuMaker,
         plan: &Plan,
         planned: Vec<PlannedDisk>,
         memory: &Arc<GuestMemoryMmap>,
     ) -> Result<Self, StartError> {
-        let vm = create_vm(kvm)?;
+        let vm = Arc::new(create_vm(kvm)?);
         add_memory(&vm, memory)?;
         vm.set_tss_address(layout::KVM_TSS as usize)
             .map_err(call("KVM_SET_TSS_ADDR"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+        let vcpus = vcpus.make(vm.clone());
         vm.create_pit2(kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()
@@ -135,15 +135,14 @@ impl Machine {
             memory: memory.clone(),
             exit: exit.clone(),
         });
-        let supported = join(supported)?.map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
-        let cpuid = (&supported, kvm.check_extension(Cap::TscDeadlineTimer));
-        let vcpus = add_vcpus(&vm, cpuid, plan.config.topology, &plan.placement, &shared)?;
+        let vcpus = vcpus.made()?;
         Ok(Machine {
             exit,
             uart,
             power_button: irq_line(&vm, layout::POWER_BUTTON_GSI)?,
             disks,
             vcpus,
+            shared,
             console: plan.config.console.clone(),
             time_limit: plan.config.time_limit,
             memory_bytes: plan.config.memory,
@@ -348,88 +347,4 @@ fn write_tables(
     memory
         .write_obj(RESET_FLAG_UNTOUCHED, GuestAddress(layout::RESET_FLAG))
         .map_err(tables)
-}
-
-fn add_vcpus(
-    vm: &VmFd,
-    (supported, tsc_deadline): (&CpuId, bool),
-    topology: crate::arch::x86_64::topology::Topology,
-    placement: &crate::boot::Placement,
-    shared: &Arc<Shared>,
-) -> Result<Vec<(Vcpu, Arc<Counters>)>, StartError> {
-    let mut template = Vec::new();
-    let mut vcpus = Vec::new();
-    for index in 0..topology.cpus() {
-        let fd = vm
-            .create_vcpu(topology.apic_id(index).into())
-            .map_err(call("KVM_CREATE_VCPU"))?;
-        if template.is_empty() {
-            template = cpuid::template(
-                supported,
-                cpuid::Facts {
-                    topology,
-                    tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
-                    tsc_deadline,
-                },
-            );
-        }
-        let entries = cpuid::for_vcpu(&template, topology, index);
-        let entries = CpuId::from_entries(&entries)
-            .map_err(|error| StartError::Tables(format!("CPUID: {error:?}")))?;
-        fd.set_cpuid2(&entries).map_err(call("KVM_SET_CPUID2"))?;
-        set_state(&fd, index, placement)?;
-        let counters = Arc::new(Counters::default());
-        vcpus.push((
-            Vcpu::new(index, fd, shared.clone(), counters.clone()),
-            counters,
-        ));
-    }
-    Ok(vcpus)
-}
-
-fn set_state(
-    fd: &VcpuFd,
-    index: u32,
-    placement: &crate::boot::Placement,
-) -> Result<(), StartError> {
-    let entry = |index, data| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
-    let msrs = Msrs::from_entries(&[
-        entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
-        entry(MSR_MISC_ENABLE, FAST_STRINGS),
-    ])
-    .map_err(|error| StartError::Tables(format!("MSRs: {error:?}")))?;
-    // Both are conveniences that not every backend knows; a guest runs without them.
-    let set = fd.set_msrs(&msrs).map_err(call("KVM_SET_MSRS"))?;
-    if set < msrs.as_slice().len() {
-        log::debug!(
-            "vcpu{index}: KVM took {set} MSRs of {}",
-            msrs.as_slice().len()
-        );
-    }
-    let mut lapic = fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
-    interrupts::virtual_wire(&mut lapic);
-    fd.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))?;
-    if index > 0 {
-        // Waits for INIT and SIPI from the first.
-        return Ok(());
-    }
-    let (rsi, rbx) = match placement.protocol {
-        Protocol::Pvh => (0, layout::PVH_START_INFO),
-        Protocol::Linux64 | Protocol::Linux32 => (layout::ZERO_PAGE, 0),
-    };
-    let mode = placement.protocol.mode();
-    let mut sregs = fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
-    registers::special(&mut sregs, mode);
-    fd.set_sregs(&sregs).map_err(call("KVM_SET_SREGS"))?;
-    fd.set_regs(&registers::general(registers::Entry {
-        mode,
-        rip: placement.entry,
-        rsi,
-        rbx,
-    }))
-    .map_err(call("KVM_SET_REGS"))
 }

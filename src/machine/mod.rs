@@ -9,7 +9,7 @@
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
 //! - [`run`]: its life, from the first thread to the last;
-//! - [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
+//! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
 //! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`] and [`output`]),
 //!   [`control`] (with [`signals`]) and [`block_io`] are on it;
@@ -34,6 +34,7 @@ pub mod report;
 pub mod run;
 pub mod signals;
 pub mod vcpu;
+pub mod vcpus;
 
 pub use builder::Machine;
 pub use error::StartError;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::os::unix::thread::JoinHandleExt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use super::error::{StartError, host};
 use super::event_loop::EventLoop;
 use super::exit::Exit;
 use super::signals::Signals;
-use super::vcpu::{self, Counters};
+use super::vcpu;
 
 /// How long the last output may take to reach its reader once the machine has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -56,21 +55,9 @@ impl Machine {
             events.add(Box::new(disk));
         }
 
-        let mut threads = Vec::new();
-        let mut result = Ok(());
-        for (index, (vcpu, _)) in self.vcpus.into_iter().enumerate() {
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || vcpu.run())
-                .map_err(host("start a vCPU thread"));
-            match thread {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    result = Err(error);
-                    self.exit.post(Exit::Quit);
-                    break;
-                }
-            }
+        let (threads, mut result) = self.vcpus.run(&self.shared);
+        if result.is_err() {
+            self.exit.post(Exit::Quit);
         }
         while !self.exit.stopped() {
             if let Err(error) = events.run_once() {
@@ -106,7 +93,7 @@ fn stop(threads: Vec<JoinHandle<()>>) {
 
 /// What Ctrl-a c shows.
 fn describe_state(machine: &Machine) -> Box<dyn Fn() -> String> {
-    let counters: Vec<Arc<Counters>> = machine.vcpus.iter().map(|(_, c)| c.clone()).collect();
+    let counters = machine.vcpus.counters();
     let (memory, built) = (machine.memory_bytes >> 20, machine.built);
     Box::new(move || {
         let mut text = format!(
