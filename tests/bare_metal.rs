@@ -21,12 +21,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let args = Arguments::from_args();
     let missing = common::kvm().err();
-    let tests: [(&str, fn()); 18] = [
+    let tests: [(&str, fn()); 19] = [
         ("entry_by_the_64_bit_linux_protocol", entry_linux64),
         ("entry_by_pvh", entry_pvh),
         ("entry_of_a_bzimage_in_64_and_32_bits", entry_bzimage),
         ("an_initrd_is_where_the_guest_is_told", initrd),
         ("memory_above_4_gib_is_in_the_map", large_memory),
+        ("memory_of_every_backing_works_or_is_refused", backings),
         ("ports_and_mmio_answer", ports),
         ("the_block_device_obeys_the_specification", block),
         ("a_read_only_disk_is_not_written", block_read_only),
@@ -135,6 +136,28 @@ fn initrd() {
     says(&outcome, &["initrd 0x12 starting 0x4e494452"]);
     let outcome = wish("entry", &["--protocol", "pvh", "--initrd", initrd.str()]);
     says(&outcome, &["modules 0x1"]);
+}
+
+fn backings() {
+    let shared = wish("hello", &["--memory-backing", "shared"]);
+    assert_eq!(shared.code(), 0, "{shared:?}");
+    assert!(shared.stdout.contains("hello"), "{shared:?}");
+
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let free: u64 = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("HugePages_Free:"))
+        .map_or(0, |pages| pages.trim().parse().unwrap());
+    let huge = wish("hello", &["--memory-backing=hugetlbfs", "--memory=16M"]);
+    if free >= 8 {
+        assert_eq!(huge.code(), 0, "{huge:?}");
+    } else {
+        assert_eq!(huge.code(), 3, "{huge:?}");
+        assert!(huge.stderr.contains("sysctl vm.nr_hugepages=8"), "{huge:?}");
+    }
+    let odd = wish("hello", &["--memory-backing=hugetlbfs", "--memory=15M"]);
+    assert_eq!(odd.code(), 2, "{odd:?}");
+    assert!(odd.stderr.contains("give 16M"), "{odd:?}");
 }
 
 fn large_memory() {

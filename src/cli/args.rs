@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::boot::{ProtocolChoice, Unpack};
-use crate::config::Layer;
+use crate::config::{Layer, MemoryBacking};
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -58,6 +58,10 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
     memory: Option<String>,
 
+    /// What guest memory is on the host
+    #[arg(long, value_enum)]
+    memory_backing: Option<MemoryBacking>,
+
     /// Serial console: stdio, none, pty, file=PATH [default: stdio]
     #[arg(long, value_name = "WHERE")]
     console: Option<String>,
@@ -102,6 +106,7 @@ impl RunArgs {
             disks: self.disk.clone(),
             cpus: self.cpus.clone(),
             memory: self.memory.clone(),
+            memory_backing: self.memory_backing,
             console: self.console.clone(),
             protocol: self.protocol,
             unpack: self.unpack,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Layer;
 use super::error::ConfigError;
+use super::{Layer, MemoryBacking};
 use crate::boot::{ProtocolChoice, Unpack};
 
 /// A configuration is a page of text; larger files are something else.
@@ -19,6 +19,7 @@ const KEYS: &[&str] = &[
     "disk",
     "cpus",
     "memory",
+    "memory-backing",
     "console",
     "protocol",
     "unpack",
@@ -70,6 +71,7 @@ struct File {
     disk: Option<Texts>,
     cpus: Option<Amount>,
     memory: Option<Amount>,
+    memory_backing: Option<MemoryBacking>,
     console: Option<String>,
     protocol: Option<ProtocolChoice>,
     unpack: Option<Unpack>,
@@ -125,6 +127,7 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
         disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
         cpus: file.cpus.map(String::from),
         memory: file.memory.map(String::from),
+        memory_backing: file.memory_backing,
         console: file.console.map(|text| match text.strip_prefix("file=") {
             Some(path) if !path.is_empty() => {
                 format!("file={}", folder.join(path).display())
@@ -169,6 +172,7 @@ mod tests {
             disk = "root.img,ro"
             cpus = 4
             memory = "2G"
+            memory-backing = "shared"
             console = "none"
             protocol = "pvh"
             unpack = "guest"
@@ -181,6 +185,7 @@ mod tests {
         assert_eq!(layer.initrd, Some("/abs/initrd".into()));
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));
+        assert_eq!(layer.memory_backing, Some(MemoryBacking::Shared));
         assert_eq!(layer.protocol, Some(ProtocolChoice::Pvh));
         assert_eq!(
             (layer.unpack, layer.cache),

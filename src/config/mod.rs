@@ -21,7 +21,7 @@ use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 pub use error::ConfigError;
-pub use values::{Console, Disk};
+pub use values::{Console, Disk, MemoryBacking};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -43,6 +43,8 @@ pub struct Layer {
     pub cpus: Option<String>,
     /// As [`values::memory`] reads it.
     pub memory: Option<String>,
+    /// What the memory is on the host.
+    pub memory_backing: Option<MemoryBacking>,
     /// As [`values::console`] reads it.
     pub console: Option<String>,
     /// How the kernel is entered.
@@ -71,6 +73,7 @@ impl Layer {
             },
             cpus: self.cpus.or(below.cpus),
             memory: self.memory.or(below.memory),
+            memory_backing: self.memory_backing.or(below.memory_backing),
             console: self.console.or(below.console),
             protocol: self.protocol.or(below.protocol),
             unpack: self.unpack.or(below.unpack),
@@ -97,6 +100,8 @@ pub struct VmConfig {
     pub topology: Topology,
     /// RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
+    /// What the memory is on the host.
+    pub memory_backing: MemoryBacking,
     /// Where the serial port goes.
     pub console: Console,
     /// How the kernel is entered.
@@ -115,6 +120,12 @@ impl VmConfig {
     /// # Errors
     /// See [`ConfigError`].
     pub fn resolve(layer: Layer) -> Result<Self, ConfigError> {
+        let memory = match &layer.memory {
+            Some(text) => values::memory(text)?,
+            None => DEFAULT_MEMORY,
+        };
+        let memory_backing = layer.memory_backing.unwrap_or_default();
+        values::check_backing(memory, memory_backing)?;
         Ok(VmConfig {
             kernel: layer.kernel.ok_or(ConfigError::NoKernel)?,
             initrd: layer.initrd,
@@ -125,10 +136,8 @@ impl VmConfig {
                 Some(text) => values::topology(text)?,
                 None => Topology::flat(1),
             },
-            memory: match &layer.memory {
-                Some(text) => values::memory(text)?,
-                None => DEFAULT_MEMORY,
-            },
+            memory,
+            memory_backing,
             console: match &layer.console {
                 Some(text) => values::console(text)?,
                 None => Console::Stdio,

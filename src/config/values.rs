@@ -24,6 +24,19 @@ pub struct Disk {
     pub serial: Option<String>,
 }
 
+/// What guest RAM is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryBacking {
+    /// Anonymous memory, on transparent huge pages where the host has them
+    #[default]
+    Thp,
+    /// Pages of 2 MiB from the pool that the administrator has set aside (vm.nr_hugepages)
+    Hugetlbfs,
+    /// A memfd, which other processes can map
+    Shared,
+}
+
 /// Where the guest's serial port goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
@@ -100,6 +113,23 @@ pub fn memory(text: &str) -> Result<u64, ConfigError> {
         return Err(wrong(KEY, text, "not a multiple of 4 KiB", FORMS));
     }
     Ok(bytes)
+}
+
+/// Whether `bytes` of guest memory can be had from `backing`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn check_backing(bytes: u64, backing: MemoryBacking) -> Result<(), ConfigError> {
+    const HUGE_PAGE: u64 = 2 << 20;
+    if backing == MemoryBacking::Hugetlbfs && !bytes.is_multiple_of(HUGE_PAGE) {
+        return Err(wrong(
+            "--memory",
+            &format!("{}k", bytes >> 10),
+            "not a multiple of 2 MiB, as --memory-backing hugetlbfs needs it",
+            format!("give {}M", bytes.next_multiple_of(HUGE_PAGE) >> 20),
+        ));
+    }
+    Ok(())
 }
 
 /// Guest memory that the host's physical addresses reach, the hole below 4 GiB subtracted, and

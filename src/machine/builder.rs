@@ -77,7 +77,7 @@ impl Machine {
                 entry: plan.placement.entry,
             },
         )?;
-        let memory = Arc::new(memory::map(plan.config.memory)?);
+        let memory = Arc::new(memory::map(plan.config.memory, plan.config.memory_backing)?);
         let slots = plan.virtio_slots();
         let disks = std::mem::take(&mut plan.disks);
         // KVM waits for the kernel's housekeeping in some calls. What does not need the VM goes on

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::host;
+use crate::config::MemoryBacking;
 use crate::error::{Help, io_reason};
 
 /// See [`Machine`](super::Machine).
@@ -17,6 +18,8 @@ pub enum StartError {
     Memory {
         /// Asked for.
         bytes: u64,
+        /// Asked of.
+        backing: MemoryBacking,
         /// The host's reason.
         reason: String,
     },
@@ -61,6 +64,15 @@ impl Help for StartError {
     fn help(&self) -> String {
         match self {
             StartError::Kvm(error) => error.help(),
+            StartError::Memory {
+                bytes,
+                backing: MemoryBacking::Hugetlbfs,
+                ..
+            } => format!(
+                "have that many huge pages free: 'sysctl vm.nr_hugepages={}' as root, \
+                 if no others are in use",
+                bytes >> 21
+            ),
             StartError::Memory { .. } => {
                 "give the machine less with --memory; 'free -m' shows what this host has".into()
             }

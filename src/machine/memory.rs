@@ -1,6 +1,8 @@
-//! Guest RAM: anonymous memory of this process, populated as the guest touches it.
+//! Guest RAM, populated as the guest touches it.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -9,6 +11,7 @@ use vm_memory::{
 
 use super::error::StartError;
 use crate::arch::x86_64::e820;
+use crate::config::MemoryBacking;
 
 /// A huge page. KVM uses one only where guest physical and host virtual addresses agree below
 /// this, so regions are aligned to it.
@@ -22,17 +25,23 @@ const HUGE_PAGES_FROM: u64 = HUGE_PAGE as u64;
 ///
 /// # Errors
 /// When the host has no room for them.
-pub fn map(bytes: u64) -> Result<GuestMemoryMmap, StartError> {
-    let refused = |reason: String| StartError::Memory { bytes, reason };
+pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartError> {
+    let refused = |reason: String| StartError::Memory {
+        bytes,
+        backing,
+        reason,
+    };
     let mut regions = Vec::new();
     for (start, len) in e820::ram_regions(bytes) {
         let len =
             usize::try_from(len).map_err(|_| refused("more than a process can map".into()))?;
-        regions.push(region(start, len).map_err(|error| refused(error.to_string()))?);
+        regions.push(region(start, len, backing).map_err(|error| refused(error.to_string()))?);
     }
     let memory =
         GuestMemoryMmap::from_regions(regions).map_err(|error| refused(error.to_string()))?;
-    prefer_huge_pages(&memory);
+    if backing != MemoryBacking::Hugetlbfs {
+        prefer_huge_pages(&memory);
+    }
     Ok(memory)
 }
 
@@ -46,30 +55,63 @@ pub fn share_heap() {
     }
 }
 
-fn region(start: u64, len: usize) -> io::Result<GuestRegionMmap> {
-    let address = reserve(len)?;
-    // SAFETY: `reserve` has mapped these bytes for us alone, and they stay mapped until the
+fn region(start: u64, len: usize, backing: MemoryBacking) -> io::Result<GuestRegionMmap> {
+    let (flags, file) = match backing {
+        MemoryBacking::Thp => (
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            None,
+        ),
+        // Reserved now: a pool that is too small is an error here and not a SIGBUS later.
+        MemoryBacking::Hugetlbfs => (
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+            None,
+        ),
+        MemoryBacking::Shared => (
+            libc::MAP_SHARED | libc::MAP_NORESERVE,
+            Some(memfd(len as u64)?),
+        ),
+    };
+    let address = place(len, flags, file.as_ref())?;
+    // SAFETY: `place` has mapped these bytes for us alone, and they stay mapped until the
     // process ends: a machine's RAM outlives whatever still works with it.
     let builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(address) };
     let mapping = builder
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(FLAGS)
+        .with_mmap_prot(PROT)
+        .with_mmap_flags(flags)
         .build()
         .map_err(io::Error::other)?;
+    // Whoever wants to share the RAM finds it as a file descriptor of this process.
+    std::mem::forget(file);
     GuestRegionMmap::new(mapping, GuestAddress(start))
         .ok_or_else(|| io::Error::other("it would end past the address space"))
 }
 
-const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const PROT: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Maps `len` bytes of zeros at a multiple of [`HUGE_PAGE`].
-fn reserve(len: usize) -> io::Result<*mut u8> {
+/// A file without a name, of `len` bytes.
+fn memfd(len: u64) -> io::Result<File> {
+    // SAFETY: the name is a C string; the file descriptor is new and ours.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"bantam-ram".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        File::from_raw_fd(fd)
+    };
+    file.set_len(len)?;
+    Ok(file)
+}
+
+/// Maps `len` bytes of zeros, or of `file`, at a multiple of [`HUGE_PAGE`].
+fn place(len: usize, flags: libc::c_int, file: Option<&File>) -> io::Result<*mut u8> {
     let too_large = || io::Error::from_raw_os_error(libc::ENOMEM);
     let room = len.checked_add(HUGE_PAGE).ok_or_else(too_large)?;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping; what is unmapped again below is its own head and tail.
+    let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let fd = file.map_or(-1, AsRawFd::as_raw_fd);
+    // SAFETY: a new mapping; what is unmapped or replaced below is a part of it that nobody else
+    // knows of.
     unsafe {
-        let whole = libc::mmap(std::ptr::null_mut(), room, prot, FLAGS, -1, 0);
+        let whole = libc::mmap(std::ptr::null_mut(), room, PROT, reserve, -1, 0);
         if whole == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -80,6 +122,14 @@ fn reserve(len: usize) -> io::Result<*mut u8> {
         }
         if let Some(tail @ 1..) = HUGE_PAGE.checked_sub(head) {
             libc::munmap(start.byte_add(len), tail);
+        }
+        if flags != reserve {
+            let again = libc::mmap(start, len, PROT, flags | libc::MAP_FIXED, fd, 0);
+            if again == libc::MAP_FAILED {
+                let error = io::Error::last_os_error();
+                libc::munmap(start, len);
+                return Err(error);
+            }
         }
         Ok(start.cast())
     }

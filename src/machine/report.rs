@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::plan::Plan;
 use crate::arch::x86_64::{e820, layout};
 use crate::boot::kernel::Format;
-use crate::config::Console;
+use crate::config::{Console, MemoryBacking};
 use crate::storage::Storage;
 
 /// The whole report.
@@ -19,7 +19,12 @@ pub fn describe(plan: &Plan) -> String {
 fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     let placement = &plan.placement;
     writeln!(out, "cpus      {}", plan.config.topology)?;
-    writeln!(out, "memory    {} MiB", plan.config.memory >> 20)?;
+    let backing = match plan.config.memory_backing {
+        MemoryBacking::Thp => "",
+        MemoryBacking::Hugetlbfs => " of hugetlbfs",
+        MemoryBacking::Shared => " as a memfd",
+    };
+    writeln!(out, "memory    {} MiB{backing}", plan.config.memory >> 20)?;
     let format = match &plan.kernel.format {
         Format::Elf(elf) if elf.header.is_some() => "bzImage, unpacked by the host".to_owned(),
         Format::Elf(_) => "ELF".to_owned(),
