@@ -18,9 +18,9 @@ use std::sync::Arc;
 use bantam::devices::serial::Uart;
 use bantam::devices::{BusDevice, IrqLine};
 use bantam::machine::bus::Bus;
-use bantam::storage::{IoBuffers, SECTOR_BYTES, Storage};
-use bantam::virtio::block::Block;
+use bantam::storage::{Image, IoBuffers, IoMode, SECTOR_BYTES, Work};
 use bantam::virtio::block::request::{Geometry, Request};
+use bantam::virtio::block::{Block, Setup};
 use bantam::virtio::chain::Chain;
 use bantam::virtio::{Interrupt, VirtioDevice};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -37,17 +37,11 @@ const SIZE: u16 = 128;
 /// A disk that does nothing, at once: what is left is the way to it.
 struct Nothing;
 
-impl Storage for Nothing {
+impl Image for Nothing {
     fn len(&self) -> u64 {
         1 << 40
     }
-    fn read_at(&mut self, _buffers: &mut IoBuffers, _offset: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn write_at(&mut self, _buffers: &mut IoBuffers, _offset: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn run(&self, _work: Work, _buffers: &mut IoBuffers) -> std::io::Result<()> {
         Ok(())
     }
 }
@@ -123,6 +117,8 @@ fn request(c: &mut Criterion) {
     let disk = Geometry {
         len: 1000 * SECTOR_BYTES,
         read_only: false,
+        discard: true,
+        block: 512,
     };
     c.bench_function("request: a read of 4 KiB", |b| {
         b.iter(|| request.parse(black_box(&chain), &memory, disk).unwrap());
@@ -132,7 +128,16 @@ fn request(c: &mut Criterion) {
 fn queue(c: &mut Criterion) {
     let memory = memory_with_request();
     let interrupt = Arc::new(Interrupt::new(irq()));
-    let block = Block::new(Box::new(Nothing), false, "bench", memory.clone(), interrupt).unwrap();
+    let setup = Setup {
+        image: Arc::new(Nothing),
+        read_only: false,
+        discard: true,
+        serial: "bench".into(),
+        queues: 1,
+        io: IoMode::Inline,
+        limiter: None,
+    };
+    let block = Block::new(setup, memory.clone(), interrupt).unwrap();
     let mut queue = Queue::new(SIZE).unwrap();
     queue
         .try_set_desc_table_address(GuestAddress(DESC))
@@ -149,7 +154,7 @@ fn queue(c: &mut Criterion) {
         b.iter(|| {
             avail = avail.wrapping_add(1);
             memory.write_obj(avail, GuestAddress(AVAIL + 2)).unwrap();
-            block.worker().lock().unwrap().run()
+            block.queues()[0].worker.lock().unwrap().run()
         });
     });
 }

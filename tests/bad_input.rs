@@ -488,8 +488,10 @@ fn consoles_that_cannot_be_opened() {
 #[test]
 fn an_image_that_another_machine_writes() {
     let image = TempFile::new("disk.img", &[0; 4096]);
-    let locked = bantam::storage::RawDisk::open(image.path(), false).unwrap();
-    for (how, words) in [("", "in use"), (",ro", "may write")] {
+    let access = bantam::storage::Access::default();
+    let locked = bantam::storage::open::open(image.path(), access).unwrap();
+    let holder = format!("in use by process {}", std::process::id());
+    for (how, words) in [("", holder.as_str()), (",ro", "may write")] {
         let outcome = run(&[
             "run",
             kernel(),

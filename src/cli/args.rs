@@ -46,9 +46,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Attach a raw image or block device; in order vda, vdb ... (may be repeated)
-    #[arg(short, long, value_name = "PATH[,ro][,serial=TEXT]")]
+    /// Attach a disk image or block device; in order vda, vdb ... (may be repeated)
+    ///
+    /// After the path, separated by commas: ro, format=raw|qcow2 (raw unless the name ends in
+    /// .qcow2), serial=TEXT, queues=N, io=auto|uring|threads, cache=writeback|direct,
+    /// discard=on|off, iothread, backing=on|off, limit-iops=N, limit-bw=N
+    #[arg(short, long, value_name = "PATH[,KEY=VALUE]...")]
     disk: Vec<String>,
+
+    /// Attach an image of a CD or DVD, to be read only, after the disks (may be repeated)
+    #[arg(long, value_name = "ISO")]
+    cdrom: Vec<PathBuf>,
 
     /// vCPUs: 4, or 8,sockets=2,cores=2,threads=2 [default: 1]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
@@ -104,6 +112,7 @@ impl RunArgs {
             append: self.append.clone(),
             cmdline: self.cmdline.clone(),
             disks: self.disk.clone(),
+            cdroms: self.cdrom.clone(),
             cpus: self.cpus.clone(),
             memory: self.memory.clone(),
             memory_backing: self.memory_backing,
@@ -118,10 +127,11 @@ impl RunArgs {
 
 /// Options as QEMU spells them, in our spelling.
 pub fn habits(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    const HABITS: [(&str, &str); 5] = [
+    const HABITS: [(&str, &str); 6] = [
         ("-kernel", "--kernel"),
         ("-initrd", "--initrd"),
         ("-append", "--append"),
+        ("-cdrom", "--cdrom"),
         ("-smp", "--cpus"),
         ("-cpus", "--cpus"),
     ];

@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "append",
     "cmdline",
     "disk",
+    "cdrom",
     "cpus",
     "memory",
     "memory-backing",
@@ -69,6 +70,7 @@ struct File {
     append: Option<Texts>,
     cmdline: Option<String>,
     disk: Option<Texts>,
+    cdrom: Option<Texts>,
     cpus: Option<Amount>,
     memory: Option<Amount>,
     memory_backing: Option<MemoryBacking>,
@@ -125,6 +127,13 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
         append: file.append.map(Vec::from).unwrap_or_default(),
         cmdline: file.cmdline,
         disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
+        cdroms: file
+            .cdrom
+            .map(Vec::from)
+            .unwrap_or_default()
+            .iter()
+            .map(|path| folder.join(path))
+            .collect(),
         cpus: file.cpus.map(String::from),
         memory: file.memory.map(String::from),
         memory_backing: file.memory_backing,
@@ -170,6 +179,7 @@ mod tests {
             initrd = "/abs/initrd"
             append = ["quiet", "ro"]
             disk = "root.img,ro"
+            cdrom = "live.iso"
             cpus = 4
             memory = "2G"
             memory-backing = "shared"
@@ -184,6 +194,7 @@ mod tests {
         assert_eq!(layer.kernel, Some("/m/vmlinux".into()));
         assert_eq!(layer.initrd, Some("/abs/initrd".into()));
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
+        assert_eq!(layer.cdroms, [PathBuf::from("/m/live.iso")]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));
         assert_eq!(layer.memory_backing, Some(MemoryBacking::Shared));
         assert_eq!(layer.protocol, Some(ProtocolChoice::Pvh));

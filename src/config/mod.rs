@@ -6,10 +6,11 @@
 //!   vm.toml ──▶ Layer ─┘
 //! ```
 //!
-//! Both sources hold the same strings under the same names; [`values`] gives them meaning. After
+//! Both sources hold the same strings under the same names; [`values`] and [`disk`] give them meaning. After
 //! [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
+pub mod disk;
 pub mod error;
 pub mod file;
 pub mod values;
@@ -20,8 +21,9 @@ use std::time::Duration;
 use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
+pub use disk::Disk;
 pub use error::ConfigError;
-pub use values::{Console, Disk, MemoryBacking};
+pub use values::{Console, MemoryBacking};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -37,8 +39,10 @@ pub struct Layer {
     pub append: Vec<String>,
     /// Replaces the default command line.
     pub cmdline: Option<String>,
-    /// Disks, as `PATH[,ro][,serial=TEXT]`.
+    /// Disks, as [`disk::disk`] reads them.
     pub disks: Vec<String>,
+    /// Disks that are only read, after the others.
+    pub cdroms: Vec<PathBuf>,
     /// As [`values::topology`] reads it.
     pub cpus: Option<String>,
     /// As [`values::memory`] reads it.
@@ -70,6 +74,11 @@ impl Layer {
                 below.disks
             } else {
                 self.disks
+            },
+            cdroms: if self.cdroms.is_empty() {
+                below.cdroms
+            } else {
+                self.cdroms
             },
             cpus: self.cpus.or(below.cpus),
             memory: self.memory.or(below.memory),
@@ -126,16 +135,17 @@ impl VmConfig {
         };
         let memory_backing = layer.memory_backing.unwrap_or_default();
         values::check_backing(memory, memory_backing)?;
+        let topology = match &layer.cpus {
+            Some(text) => values::topology(text)?,
+            None => Topology::flat(1),
+        };
         Ok(VmConfig {
             kernel: layer.kernel.ok_or(ConfigError::NoKernel)?,
             initrd: layer.initrd,
             append: layer.append,
             cmdline: layer.cmdline,
-            disks: values::disks(&layer.disks)?,
-            topology: match &layer.cpus {
-                Some(text) => values::topology(text)?,
-                None => Topology::flat(1),
-            },
+            disks: disk::disks(&layer.disks, &layer.cdroms, topology.cpus())?,
+            topology,
             memory,
             memory_backing,
             console: match &layer.console {

@@ -1,4 +1,4 @@
-//! What the words of a configuration mean: sizes, durations, topologies, disks, consoles.
+//! What the words of a configuration mean: sizes, durations, topologies, consoles.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,19 +10,6 @@ use crate::arch::x86_64::topology::Topology;
 /// Below this the boot tables and a kernel have no room.
 const MIN_MEMORY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
-/// Length of a virtio-blk serial number.
-const SERIAL_BYTES: usize = 20;
-
-/// A disk, as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// The image.
-    pub path: PathBuf,
-    /// Not to be written.
-    pub read_only: bool,
-    /// `serial=`, else one is made from the file.
-    pub serial: Option<String>,
-}
 
 /// What guest RAM is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
@@ -50,7 +37,7 @@ pub enum Console {
     Pty,
 }
 
-fn wrong(
+pub(super) fn wrong(
     key: &'static str,
     value: &str,
     why: impl Into<String>,
@@ -65,7 +52,7 @@ fn wrong(
 }
 
 /// Splits `5G` into 5 and `g`.
-fn number_and_unit(text: &str) -> Option<(u64, String)> {
+pub(super) fn number_and_unit(text: &str) -> Option<(u64, String)> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
@@ -271,86 +258,8 @@ pub fn console(text: &str) -> Result<Console, ConfigError> {
     }
 }
 
-/// All disks, in order.
-///
-/// # Errors
-/// See [`ConfigError`].
-pub fn disks(texts: &[String]) -> Result<Vec<Disk>, ConfigError> {
-    let limit = layout::VIRTIO_GSIS.len();
-    if let Some(extra) = texts.get(limit) {
-        return Err(wrong(
-            "--disk",
-            extra,
-            format!("a machine has at most {limit} disks"),
-            "attach fewer disks",
-        ));
-    }
-    texts.iter().map(|text| disk(text)).collect()
-}
-
-/// `PATH[,ro][,serial=TEXT]`; a comma in the path is written twice, as with QEMU.
-///
-/// # Errors
-/// See [`ConfigError`].
-pub fn disk(text: &str) -> Result<Disk, ConfigError> {
-    const KEY: &str = "--disk";
-    const KEYS: &[&str] = &["ro", "serial", "path"];
-    let mut words = split_commas(text).into_iter();
-    let first = words.next().unwrap_or_default();
-    let path = first.strip_prefix("path=").unwrap_or(&first);
-    if path.is_empty() {
-        return Err(wrong(
-            KEY,
-            text,
-            "the path is missing",
-            "write --disk PATH[,ro][,serial=TEXT]",
-        ));
-    }
-    let mut disk = Disk {
-        path: path.into(),
-        read_only: false,
-        serial: None,
-    };
-    for word in words {
-        match word.split_once('=') {
-            None if word == "ro" => disk.read_only = true,
-            Some(("ro", value)) if matches!(value, "on" | "off") => {
-                disk.read_only = value == "on";
-            }
-            Some(("serial", value)) => {
-                if value.len() > SERIAL_BYTES || !value.bytes().all(|b| b.is_ascii_graphic()) {
-                    return Err(wrong(
-                        KEY,
-                        text,
-                        format!("'{value}' is no serial number"),
-                        "give up to 20 printable ASCII characters",
-                    ));
-                }
-                disk.serial = Some(value.into());
-            }
-            _ => {
-                let key = word.split('=').next().unwrap_or_default();
-                if KEYS.contains(&key) {
-                    return Err(wrong(
-                        KEY,
-                        text,
-                        format!("'{word}' is not understood"),
-                        "write --disk PATH[,ro][,serial=TEXT]",
-                    ));
-                }
-                return Err(ConfigError::UnknownKey {
-                    key: key.into(),
-                    place: format!("--disk '{text}'"),
-                    known: KEYS,
-                });
-            }
-        }
-    }
-    Ok(disk)
-}
-
 /// Splits at commas; two in a row are one that belongs to the word.
-fn split_commas(text: &str) -> Vec<String> {
+pub(super) fn split_commas(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -429,28 +338,10 @@ mod tests {
         assert!(topology("165,sockets=5,cores=33").is_err(), "ids past 254");
     }
 
-    #[test]
-    fn disk_words() {
-        let d = disk("a,,b.img,ro,serial=x").unwrap();
-        assert_eq!(d.path, PathBuf::from("a,b.img"));
-        assert!(d.read_only);
-        assert_eq!(d.serial.as_deref(), Some("x"));
-        for bad in [
-            "",
-            ",ro",
-            "a,rx",
-            "a,ro=maybe",
-            "a,serial=123456789012345678901",
-            "a,",
-        ] {
-            assert!(disk(bad).is_err(), "{bad}");
-        }
-    }
-
     proptest::proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
-            let _ = (memory(&text), duration(&text), topology(&text), disk(&text), console(&text));
+            let _ = (memory(&text), duration(&text), topology(&text), console(&text));
         }
 
         #[test]

@@ -9,6 +9,7 @@
 //! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM, and the one that
 //! will run the first vCPU makes them all ([`super::vcpus`]).
 
+use std::fs::File;
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -18,7 +19,6 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::block_io::BlockIo;
 use super::bus::Bus;
 use super::error::{StartError, call, host};
 use super::exit::{Exit, ExitBox};
@@ -33,7 +33,8 @@ use crate::devices::power::{AcpiPower, PciReset, PowerRequest, PowerSink};
 use crate::devices::pvpanic::PvPanic;
 use crate::devices::serial::Uart;
 use crate::devices::{BusDevice, IrqLine};
-use crate::virtio::block::Block;
+use crate::storage::limit::Limiter;
+use crate::virtio::block::{Block, Setup};
 use crate::virtio::mmio::QUEUE_NOTIFY;
 use crate::virtio::{Interrupt, MmioTransport};
 
@@ -45,7 +46,7 @@ pub struct Machine {
     pub(super) exit: Arc<ExitBox>,
     pub(super) uart: Arc<Uart>,
     pub(super) power_button: IrqLine,
-    pub(super) disks: Vec<BlockIo>,
+    pub(super) disks: Vec<MachineDisk>,
     pub(super) vcpus: Vcpus,
     pub(super) shared: Arc<Shared>,
     pub(super) console: crate::config::Console,
@@ -54,6 +55,15 @@ pub struct Machine {
     pub(super) built: Instant,
     // Dropped last: the vCPUs and event fds belong to it.
     _vm: Arc<VmFd>,
+}
+
+/// A disk of a machine.
+pub(super) struct MachineDisk {
+    pub(super) block: Arc<Block>,
+    /// Each queue has a thread of its own.
+    pub(super) io_thread: bool,
+    /// The lock on the image ends with its last file descriptor.
+    _locked: File,
 }
 
 impl Machine {
@@ -251,35 +261,38 @@ fn add_disk(
     disk: PlannedDisk,
     memory: &Arc<GuestMemoryMmap>,
     mmio: &mut Bus,
-) -> Result<BlockIo, StartError> {
+) -> Result<MachineDisk, StartError> {
     let base = u64::from(disk.slot.base);
     let interrupt = Arc::new(Interrupt::new(irq_line(vm, disk.slot.gsi)?));
-    let block = Block::new(
-        Box::new(disk.image),
-        disk.config.read_only,
-        &disk.serial,
-        memory.clone(),
-        interrupt,
-    )
-    .map_err(host("make an event fd"))?;
-    // A write of 0, the queue's number, to QueueNotify wakes the worker without an exit.
-    vm.register_ioevent(
-        block.kick_fd(),
-        &IoEventAddress::Mmio(base.saturating_add(QUEUE_NOTIFY)),
-        0u32,
-    )
-    .map_err(call("KVM_IOEVENTFD"))?;
-    let io = BlockIo {
-        kick: block
-            .kick_fd()
-            .try_clone()
-            .map_err(host("copy an event fd"))?,
-        worker: block.worker().clone(),
+    let config = disk.config;
+    let setup = Setup {
+        image: disk.image.image,
+        read_only: config.access.read_only,
+        discard: config.discard,
+        serial: disk.serial,
+        queues: config.queues,
+        io: config.io,
+        limiter: Limiter::new(config.limit_requests, config.limit_bytes),
     };
-    let transport = MmioTransport::new(Arc::new(block), memory.clone());
+    let block =
+        Arc::new(Block::new(setup, memory.clone(), interrupt).map_err(host("make an event fd"))?);
+    for (queue, number) in block.queues().iter().zip(0u32..) {
+        // A write of the queue's number to QueueNotify wakes the worker without an exit.
+        vm.register_ioevent(
+            &queue.kick,
+            &IoEventAddress::Mmio(base.saturating_add(QUEUE_NOTIFY)),
+            number,
+        )
+        .map_err(call("KVM_IOEVENTFD"))?;
+    }
+    let transport = MmioTransport::new(block.clone(), memory.clone());
     mmio.insert(base, disk.slot.len.into(), Arc::new(transport))
         .map_err(|overlap| StartError::Tables(overlap.to_string()))?;
-    Ok(io)
+    Ok(MachineDisk {
+        block,
+        io_thread: config.io_thread,
+        _locked: disk.image.file,
+    })
 }
 
 /// Kernel, initrd and everything that the boot protocol wants in memory.

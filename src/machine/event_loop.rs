@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Control`](super::control::Control) | end of the machine, signals, time limit |
 //! | [`Console`](super::console::Console) | stdin, stdout when it was full, the UART's wake-up |
-//! | [`BlockIo`](super::block_io::BlockIo) | the ioeventfd of a disk's queue |
+//! | [`BlockIo`](super::block_io::BlockIo) | the ioeventfd of a disk's queue, its engine's event fd, its rate limit's timer |
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
@@ -13,7 +13,7 @@ use super::error::StartError;
 /// Any subscriber.
 pub type Subscriber = Box<dyn MutEventSubscriber>;
 
-/// The loop of the main thread.
+/// The loop of the main thread, or of an I/O thread.
 pub struct EventLoop(EventManager<Subscriber>);
 
 impl EventLoop {

@@ -12,7 +12,7 @@
 //! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
 //! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`] and [`output`]),
-//!   [`control`] (with [`signals`]) and [`block_io`] are on it;
+//!   [`control`] (with [`signals`]) and [`block_io`] are on it; [`io_thread`] has one of its own;
 //! - [`exit`]: why a machine has ended; [`crash`]: what can be said of a crash;
 //! - [`host`]: what this host can do.
 
@@ -27,6 +27,7 @@ pub mod error;
 pub mod event_loop;
 pub mod exit;
 pub mod host;
+pub mod io_thread;
 pub mod memory;
 pub mod output;
 pub mod plan;

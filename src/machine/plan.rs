@@ -10,8 +10,8 @@ use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
 use crate::boot::{Cache, Initrd, Kernel, KernelError, Placement, ProtocolChoice, Unpack};
 use crate::config::{Disk, VmConfig};
-use crate::error::{ExitStatus, Help};
-use crate::storage::{OpenError, RawDisk};
+use crate::error::{ExitStatus, Help, io_reason};
+use crate::storage::{IoMode, OpenError, Opened, engine, open};
 use crate::virtio::mmio::MMIO_SIZE;
 
 /// A disk with its file and its place.
@@ -20,7 +20,7 @@ pub struct PlannedDisk {
     /// As configured.
     pub config: Disk,
     /// The image, open and locked.
-    pub image: RawDisk,
+    pub image: Opened,
     /// What GET_ID answers.
     pub serial: String,
     /// Registers and interrupt.
@@ -59,6 +59,12 @@ pub enum PlanError {
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// io_uring was asked for by name.
+    #[error("no io_uring: {}", io_reason(source))]
+    Uring {
+        /// The host's reason.
+        source: std::io::Error,
+    },
     /// One image under two names, or twice under one.
     #[error("disks {} and {} are the same image", first.display(), second.display())]
     SameDisk {
@@ -74,7 +80,10 @@ impl PlanError {
     pub fn status(&self) -> ExitStatus {
         match self {
             PlanError::Cmdline(_) | PlanError::SameDisk { .. } => ExitStatus::Usage,
-            PlanError::Kernel(_) | PlanError::Initrd(_) | PlanError::Disk(_) => ExitStatus::Start,
+            PlanError::Kernel(_)
+            | PlanError::Initrd(_)
+            | PlanError::Disk(_)
+            | PlanError::Uring { .. } => ExitStatus::Start,
         }
     }
 }
@@ -86,6 +95,9 @@ impl Help for PlanError {
             PlanError::Initrd(error) => error.help(),
             PlanError::Cmdline(error) => error.help(),
             PlanError::Disk(error) => error.help(),
+            PlanError::Uring { .. } => {
+                "leave 'io=uring' away, or allow it: sysctl kernel.io_uring_disabled".into()
+            }
             PlanError::SameDisk { .. } => {
                 "attach it once; two disks that write to one image destroy it".into()
             }
@@ -146,7 +158,7 @@ impl Plan {
 /// With a disk and no initrd that would look for it, the first disk is the root.
 fn root_argument(config: &VmConfig) -> Option<&'static str> {
     match (config.disks.first(), &config.initrd) {
-        (Some(disk), None) if disk.read_only => Some("root=/dev/vda ro"),
+        (Some(disk), None) if disk.access.read_only => Some("root=/dev/vda ro"),
         (Some(_), None) => Some("root=/dev/vda rw"),
         _ => None,
     }
@@ -161,20 +173,25 @@ fn open_disks(configs: &[Disk]) -> Result<Vec<PlannedDisk>, PlanError> {
         let same = disks.iter().find(|disk| {
             use std::os::unix::fs::MetadataExt;
             std::fs::metadata(&config.path)
-                .is_ok_and(|meta| (meta.dev(), meta.ino()) == disk.image.identity())
+                .is_ok_and(|meta| (meta.dev(), meta.ino()) == disk.image.identity)
         });
-        if let Some(other) = same.filter(|other| !(other.config.read_only && config.read_only)) {
+        if let Some(other) =
+            same.filter(|other| !(other.config.access.read_only && config.access.read_only))
+        {
             return Err(PlanError::SameDisk {
                 first: other.config.path.clone(),
                 second: config.path.clone(),
             });
         }
-        let image = RawDisk::open(&config.path, config.read_only)?;
+        let image = open::open(&config.path, config.access)?;
+        if config.io == IoMode::Uring {
+            engine::check_uring().map_err(|source| PlanError::Uring { source })?;
+        }
         disks.push(PlannedDisk {
             serial: config
                 .serial
                 .clone()
-                .unwrap_or_else(|| serial_from(image.identity())),
+                .unwrap_or_else(|| serial_from(image.identity)),
             config: config.clone(),
             image,
             slot: VirtioMmio {

@@ -6,7 +6,6 @@ use super::plan::Plan;
 use crate::arch::x86_64::{e820, layout};
 use crate::boot::kernel::Format;
 use crate::config::{Console, MemoryBacking};
-use crate::storage::Storage;
 
 /// The whole report.
 pub fn describe(plan: &Plan) -> String {
@@ -135,8 +134,12 @@ fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
             out,
             "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
             disk.config.path.display(),
-            disk.image.len() / crate::storage::SECTOR_BYTES,
-            if disk.config.read_only { "ro" } else { "rw" },
+            disk.image.image.len() / crate::storage::SECTOR_BYTES,
+            if disk.config.access.read_only {
+                "ro"
+            } else {
+                "rw"
+            },
             disk.serial
         )?;
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::block_io::BlockIo;
 use super::builder::Machine;
 use super::console::Console;
 use super::control::Control;
@@ -14,6 +15,7 @@ use super::endpoints;
 use super::error::{StartError, host};
 use super::event_loop::EventLoop;
 use super::exit::Exit;
+use super::io_thread::IoThread;
 use super::signals::Signals;
 use super::vcpu;
 
@@ -51,8 +53,17 @@ impl Machine {
         .map_err(host("make a timer"))?;
         events.add(Box::new(control));
         events.add(Box::new(console.clone()));
-        for disk in self.disks {
-            events.add(Box::new(disk));
+        let mut io_threads = Vec::new();
+        for (disk, letter) in self.disks.iter().zip('a'..) {
+            for (queue, number) in disk.block.queues().iter().zip(0..) {
+                let queue = BlockIo::new(queue).map_err(host("watch a disk's queue"))?;
+                if disk.io_thread {
+                    let name = format!("vd{letter}.{number}");
+                    io_threads.push(IoThread::start(name, queue)?);
+                } else {
+                    events.add(Box::new(queue));
+                }
+            }
         }
 
         let (threads, mut result) = self.vcpus.run(&self.shared);
@@ -66,6 +77,10 @@ impl Machine {
             }
         }
         stop(threads);
+        drop(io_threads);
+        for disk in &self.disks {
+            disk.block.finish();
+        }
         console.borrow_mut().drain(Instant::now() + LAST_WORDS);
         // Ends raw mode, before anything is printed about the exit.
         drop((console, events, ends.raw));

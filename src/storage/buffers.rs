@@ -1,12 +1,13 @@
 //! A list of guest memory ranges as the kernel's `struct iovec`, checked once.
 
+use std::alloc::{self, Layout};
 use std::io;
 use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
 /// Linux's UIO_MAXIOV: the most segments one `preadv(2)` takes.
-const MAX_SEGMENTS_PER_CALL: usize = 1024;
+pub const MAX_SEGMENTS_PER_CALL: usize = 1024;
 
 /// Guest memory ranges, in order, for one transfer.
 ///
@@ -18,6 +19,23 @@ pub struct IoBuffers {
     /// Segments before this one are done.
     next: usize,
     bytes: u64,
+    moved: u64,
+    bounce: Option<Bounce>,
+}
+
+/// Stands in for guest memory that direct I/O cannot use.
+struct Bounce {
+    memory: *mut u8,
+    layout: Layout,
+    /// The guest's segments.
+    original: Vec<libc::iovec>,
+}
+
+impl Drop for Bounce {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and freed here alone.
+        unsafe { alloc::dealloc(self.memory, self.layout) }
+    }
 }
 
 // SAFETY: the raw pointers in `segments` point into `memory`, which is Send and Sync and which this
@@ -32,6 +50,8 @@ impl IoBuffers {
             segments: Vec::new(),
             next: 0,
             bytes: 0,
+            moved: 0,
+            bounce: None,
         }
     }
 
@@ -40,6 +60,65 @@ impl IoBuffers {
         self.segments.clear();
         self.next = 0;
         self.bytes = 0;
+        self.moved = 0;
+        self.bounce = None;
+    }
+
+    /// The segments that are left to move.
+    pub fn rest(&self) -> &[libc::iovec] {
+        self.segments.get(self.next..).unwrap_or_default()
+    }
+
+    /// Bytes that have moved.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Makes addresses and lengths multiples of `alignment`, a power of two, by a buffer of our
+    /// own where the guest's are not; `fill` copies what the guest has there into it.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn align(&mut self, alignment: u32, fill: bool) -> io::Result<()> {
+        let mask = (alignment as usize).saturating_sub(1);
+        let aligned = |s: &libc::iovec| (s.iov_base.addr() | s.iov_len) & mask == 0;
+        if self.segments.iter().all(aligned) {
+            return Ok(());
+        }
+        let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let len = usize::try_from(self.bytes).map_err(|_| no_memory())?;
+        let layout = Layout::from_size_align(len, alignment as usize).map_err(|_| no_memory())?;
+        // SAFETY: the length is not 0, or all segments would be aligned.
+        let memory = unsafe { alloc::alloc_zeroed(layout) };
+        if memory.is_null() {
+            return Err(no_memory());
+        }
+        let whole = libc::iovec {
+            iov_base: memory.cast(),
+            iov_len: len,
+        };
+        let bounce = Bounce {
+            memory,
+            layout,
+            original: std::mem::replace(&mut self.segments, vec![whole]),
+        };
+        if fill {
+            // SAFETY: as `copy` wants it; the guest's side is the source.
+            unsafe { bounce.copy(|ours, guest, len| guest.copy_to_nonoverlapping(ours, len)) };
+        }
+        self.bounce = Some(bounce);
+        Ok(())
+    }
+
+    /// Ends a use of [`IoBuffers::align`]; `keep` copies what was read to where the guest wants it.
+    pub fn restore(&mut self, keep: bool) {
+        let Some(bounce) = self.bounce.take() else {
+            return;
+        };
+        if keep {
+            // SAFETY: as `copy` wants it; the guest's side is the destination.
+            unsafe { bounce.copy(|ours, guest, len| guest.copy_from_nonoverlapping(ours, len)) };
+        }
     }
 
     /// Total length in bytes of the ranges that were pushed.
@@ -56,6 +135,9 @@ impl IoBuffers {
     /// would be used, when any of them is not guest RAM.
     #[must_use]
     pub fn push(&mut self, addr: GuestAddress, len: u32) -> bool {
+        if len == 0 {
+            return true;
+        }
         let before = self.segments.len();
         let Ok(slices) =
             self.memory
@@ -91,9 +173,6 @@ impl IoBuffers {
             let at =
                 i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             match transfer(batch, at) {
-                0 if batch.iter().all(|segment| segment.iov_len == 0) => {
-                    self.next = self.next.saturating_add(batch.len());
-                }
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 moved if moved > 0 => {
                     offset = offset.saturating_add(moved.unsigned_abs() as u64);
@@ -111,7 +190,8 @@ impl IoBuffers {
     }
 
     /// Marks the next `count` bytes as moved.
-    fn advance(&mut self, mut count: usize) {
+    pub(super) fn advance(&mut self, mut count: usize) {
+        self.moved = self.moved.saturating_add(count as u64);
         while let Some(segment) = self.segments.get_mut(self.next) {
             if count < segment.iov_len {
                 segment.iov_base = segment.iov_base.wrapping_byte_add(count);
@@ -124,9 +204,29 @@ impl IoBuffers {
     }
 }
 
+impl Bounce {
+    /// Calls `copy` for each piece: our address, the guest's, the length.
+    ///
+    /// # Safety
+    /// The guest's memory is still mapped, and `copy` touches no more than the lengths.
+    unsafe fn copy(&self, mut copy: impl FnMut(*mut u8, *mut u8, usize)) {
+        let mut at = 0usize;
+        for segment in &self.original {
+            // The segments' lengths add up to the layout's size.
+            copy(
+                self.memory.wrapping_add(at),
+                segment.iov_base.cast(),
+                segment.iov_len,
+            );
+            at = at.saturating_add(segment.iov_len);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::Bytes;
 
     fn memory() -> Arc<GuestMemoryMmap> {
         Arc::new(
@@ -167,6 +267,33 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, [(100, 20), (107, 13), (114, 6)]);
+    }
+
+    #[test]
+    fn what_direct_io_cannot_use_is_copied() {
+        let memory = memory();
+        let mut buffers = IoBuffers::new(memory.clone());
+        memory.write_slice(b"abcdef", GuestAddress(0x801)).unwrap();
+        assert!(buffers.push(GuestAddress(0x801), 3));
+        assert!(buffers.push(GuestAddress(0x804), 509));
+        buffers.align(512, true).unwrap();
+        let [one] = buffers.rest() else {
+            panic!("one buffer")
+        };
+        assert_eq!((one.iov_base.addr() % 512, one.iov_len), (0, 512));
+        // SAFETY: our own buffer of 512 bytes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(one.iov_base.cast::<u8>(), 512) };
+        assert_eq!(&bytes[..6], b"abcdef");
+        bytes[1..4].copy_from_slice(b"XYZ");
+        buffers.restore(true);
+        let mut back = [0; 6];
+        memory.read_slice(&mut back, GuestAddress(0x801)).unwrap();
+        assert_eq!(&back, b"aXYZef");
+
+        buffers.clear();
+        assert!(buffers.push(GuestAddress(0x800), 512));
+        buffers.align(512, true).unwrap();
+        assert!(buffers.bounce.is_none(), "already as it should be");
     }
 
     #[test]

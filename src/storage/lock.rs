@@ -7,10 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// What the holder of the lock may do with the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum LockKind {
     /// Read it; others may read it as well.
     Shared,
     /// Write it; nobody else may have it open under a lock.
@@ -21,10 +23,10 @@ pub enum Access {
 ///
 /// # Errors
 /// Those of fcntl(2) other than the lock being held.
-pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
-    let kind = match access {
-        Access::Shared => libc::F_RDLCK,
-        Access::Exclusive => libc::F_WRLCK,
+pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
+    let kind = match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
     };
     let request = libc::flock {
         l_type: kind as libc::c_short,
@@ -45,6 +47,41 @@ pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
     }
 }
 
+/// The processes that hold a lock on `file`. A lock of an open file description has no owner that
+/// fcntl(2) would tell of; but each process's `fdinfo` names the locks of its open files. Those of
+/// other users' processes cannot be read.
+pub fn holders(file: &File) -> Vec<u32> {
+    let Ok(meta) = file.metadata() else {
+        return Vec::new();
+    };
+    let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
+    let mut pids: Vec<u32> = names(Path::new("/proc"))
+        .filter_map(|name| name.parse().ok())
+        .filter(|pid| {
+            let folder = format!("/proc/{pid}/fdinfo");
+            names(Path::new(&folder)).any(|fd| {
+                std::fs::read_to_string(format!("{folder}/{fd}"))
+                    .is_ok_and(|info| info.lines().any(|line| is_lock_on(line, &place)))
+            })
+        })
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// `lock:  1: OFDLCK  ADVISORY  WRITE -1 08:01:1234 0 EOF`
+fn is_lock_on(line: &str, place: &str) -> bool {
+    line.starts_with("lock:") && line.split_whitespace().any(|word| word == place)
+}
+
+fn names(folder: &Path) -> impl Iterator<Item = String> {
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,11 +97,11 @@ mod tests {
                 .unwrap()
         };
         let (a, b, c) = (open(), open(), open());
-        assert!(try_lock(&a, Access::Shared).unwrap());
-        assert!(try_lock(&b, Access::Shared).unwrap());
-        assert!(!try_lock(&c, Access::Exclusive).unwrap());
+        assert!(try_lock(&a, LockKind::Shared).unwrap());
+        assert!(try_lock(&b, LockKind::Shared).unwrap());
+        assert!(!try_lock(&c, LockKind::Exclusive).unwrap());
         drop((a, b));
-        assert!(try_lock(&c, Access::Exclusive).unwrap());
-        assert!(!try_lock(&open(), Access::Shared).unwrap());
+        assert!(try_lock(&c, LockKind::Exclusive).unwrap());
+        assert!(!try_lock(&open(), LockKind::Shared).unwrap());
     }
 }

@@ -1,239 +1,189 @@
 //! A raw image: byte n of the disk is byte n of a file or block device.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 
-use super::lock::{self, Access};
-use super::{IoBuffers, SECTOR_BYTES, Storage};
-use crate::error::{Help, io_reason};
+use super::{CacheMode, Image, IoBuffers, Work};
 
-/// Why a disk image cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// open(2) refused.
-    #[error("disk {}: {}", path.display(), io_reason(source))]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// Whether it was to be written as well.
-        read_only: bool,
-        /// The host's reason.
-        source: io::Error,
-    },
-    /// Not a regular file or block device.
-    #[error("disk {} is {what}, not an image file or block device", path.display())]
-    Kind {
-        /// The image.
-        path: PathBuf,
-        /// What it is instead.
-        what: &'static str,
-    },
-    /// Empty, or a length that does not divide into sectors.
-    #[error("disk {} is {len} bytes long, which is not a multiple of {SECTOR_BYTES}", path.display())]
-    Length {
-        /// The image.
-        path: PathBuf,
-        /// Its length in bytes.
-        len: u64,
-    },
-    /// No sectors at all.
-    #[error("disk {} is empty", path.display())]
-    Empty {
-        /// The image.
-        path: PathBuf,
-    },
-    /// A lock is held.
-    #[error("disk {} is in use by another machine{}", path.display(), if *read_only { " that may write to it" } else { "" })]
-    Locked {
-        /// The image.
-        path: PathBuf,
-        /// Whether this machine only wanted to read.
-        read_only: bool,
-    },
-}
+/// What direct I/O may want offsets, lengths and addresses to be multiples of, the least first.
+const ALIGNMENTS: [u32; 2] = [512, 4096];
+/// Zeros written by one call, where the file system cannot make a range zero by itself.
+const ZEROS: usize = 64 << 10;
 
-impl Help for OpenError {
-    fn help(&self) -> String {
-        match self {
-            OpenError::Open {
-                source, read_only, ..
-            } if source.kind() == io::ErrorKind::PermissionDenied
-                || source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
-            {
-                if *read_only {
-                    "give yourself read access to it (ls -l shows who has)".into()
-                } else {
-                    "add ',ro' to attach it read-only, or give yourself write access".into()
-                }
-            }
-            OpenError::Open { .. } => {
-                "check the path; 'truncate -s 1G disk.img' makes an empty raw image".into()
-            }
-            OpenError::Kind { .. } => "give the path of a raw image or of a block device".into(),
-            OpenError::Length { path, len } => format!(
-                "if it is a raw image that lost its end, 'truncate -s {} {}' pads it with zeros",
-                len.next_multiple_of(SECTOR_BYTES),
-                path.display()
-            ),
-            OpenError::Empty { path } => {
-                format!("'truncate -s 1G {}' gives it a size", path.display())
-            }
-            OpenError::Locked {
-                read_only: false, ..
-            } => "stop the other machine, or attach the image with ',ro' to both".into(),
-            OpenError::Locked { .. } => {
-                "stop the other machine, or attach the image with ',ro' there as well".into()
-            }
-        }
-    }
-}
-
-/// A raw image, open and locked.
+/// See the [module](self).
 #[derive(Debug)]
-pub struct RawDisk {
+pub struct Raw {
     file: File,
     len: u64,
-    identity: (u64, u64),
+    alignment: u32,
 }
 
-impl RawDisk {
-    /// Opens and locks the image at `path`.
+impl Raw {
+    /// The image in the first `len` bytes of `file`.
     ///
     /// # Errors
-    /// Says which file and what to do about it, see [`OpenError`].
-    pub fn open(path: &Path, read_only: bool) -> Result<Self, OpenError> {
-        let refused = |source| OpenError::Open {
-            path: path.into(),
-            read_only,
-            source,
+    /// When it was opened for direct I/O that does not work.
+    pub fn new(file: File, len: u64, cache: CacheMode) -> io::Result<Self> {
+        let alignment = match cache {
+            CacheMode::Writeback => 1,
+            CacheMode::Direct => probe_alignment(&file)?,
         };
-        let kind = |what| {
-            Err(OpenError::Kind {
-                path: path.into(),
-                what,
-            })
-        };
-        // Look before the open: opening a FIFO would block, opening a tape or tty has effects.
-        let meta = std::fs::metadata(path).map_err(refused)?;
-        let file_type = meta.file_type();
-        if file_type.is_dir() {
-            return kind("a directory");
-        }
-        if file_type.is_fifo() || file_type.is_socket() {
-            return kind("a pipe or socket");
-        }
-        if file_type.is_char_device() {
-            return kind("a character device");
-        }
-        let file = File::options()
-            .read(true)
-            .write(!read_only)
-            .open(path)
-            .map_err(refused)?;
-        // Also right for block devices, whose metadata says 0.
-        let len = (&file).seek(SeekFrom::End(0)).map_err(refused)?;
-        if len == 0 {
-            return Err(OpenError::Empty { path: path.into() });
-        }
-        if len % SECTOR_BYTES != 0 {
-            return Err(OpenError::Length {
-                path: path.into(),
-                len,
-            });
-        }
-        let access = if read_only {
-            Access::Shared
-        } else {
-            Access::Exclusive
-        };
-        match lock::try_lock(&file, access) {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(OpenError::Locked {
-                    path: path.into(),
-                    read_only,
-                });
-            }
-            // A file system without locks (some network and FUSE ones): the user knows.
-            Err(error) => log::warn!(
-                "disk {}: no lock could be taken ({error}); nothing keeps a second writer away",
-                path.display()
-            ),
-        }
-        let meta = file.metadata().map_err(refused)?;
-        let identity = (meta.dev(), meta.ino());
-        Ok(RawDisk {
+        Ok(Raw {
             file,
             len,
-            identity,
+            alignment,
         })
     }
 
-    /// Device and inode number: the same for two paths of one image.
-    pub fn identity(&self) -> (u64, u64) {
-        self.identity
+    fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+        let range = |n: u64| i64::try_from(n).map_err(|_| io::ErrorKind::InvalidInput);
+        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+        loop {
+            // SAFETY: the call reads and writes no memory of ours.
+            let done = unsafe {
+                libc::fallocate64(self.file.as_raw_fd(), mode, range(offset)?, range(len)?)
+            };
+            if done == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let mode = if unmap {
+            libc::FALLOC_FL_PUNCH_HOLE
+        } else {
+            libc::FALLOC_FL_ZERO_RANGE
+        };
+        match self.fallocate(mode, offset, len) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                self.write_zeros(offset, len)
+            }
+            result => result,
+        }
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        // One alignment more than is used, so that the used part can begin at a multiple of it.
+        let memory = vec![0; ZEROS.saturating_add(4096)];
+        let start = memory.as_ptr().align_offset(4096).min(4096);
+        while len > 0 {
+            let part = len.min(ZEROS as u64);
+            let end = start.saturating_add(part as usize);
+            let zeros = memory.get(start..end).unwrap_or_default();
+            self.file.write_all_at(zeros, offset)?;
+            offset = offset.saturating_add(part);
+            len = len.saturating_sub(part);
+        }
+        Ok(())
     }
 }
 
-impl Storage for RawDisk {
+/// The least alignment that a read with O_DIRECT succeeds with.
+fn probe_alignment(file: &File) -> io::Result<u32> {
+    let mut memory = vec![0; 8192];
+    let start = memory.as_ptr().align_offset(4096).min(4096);
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for alignment in ALIGNMENTS {
+        let end = start.saturating_add(alignment as usize);
+        let Some(buffer) = memory.get_mut(start..end) else {
+            continue;
+        };
+        match file.read_at(buffer, 0) {
+            Ok(_) => return Ok(alignment),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl Image for Raw {
     fn len(&self) -> u64 {
         self.len
     }
 
-    fn read_at(&mut self, buffers: &mut IoBuffers, offset: u64) -> io::Result<()> {
-        let fd = self.file.as_raw_fd();
-        buffers.drive(offset, |segments, at| {
-            // SAFETY: every segment was checked to be guest RAM that `buffers` keeps mapped; the
-            // kernel writes only into them, and guest RAM has no Rust references into it.
-            unsafe { libc::preadv(fd, segments.as_ptr(), segments.len() as libc::c_int, at) }
-        })
+    fn raw_file(&self) -> Option<&File> {
+        Some(&self.file)
     }
 
-    fn write_at(&mut self, buffers: &mut IoBuffers, offset: u64) -> io::Result<()> {
-        let fd = self.file.as_raw_fd();
-        buffers.drive(offset, |segments, at| {
-            // SAFETY: as above; the kernel only reads from the segments.
-            unsafe { libc::pwritev(fd, segments.as_ptr(), segments.len() as libc::c_int, at) }
-        })
+    fn alignment(&self) -> u32 {
+        self.alignment
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+    fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
+        let fd = self.file.as_raw_fd();
+        match work {
+            Work::Read { offset } => buffers.drive(offset, |segments, at| {
+                // SAFETY: every segment was checked to be guest RAM that `buffers` keeps mapped,
+                // or is a buffer of its own; the kernel writes only into them, and there are no
+                // Rust references into them.
+                unsafe { libc::preadv(fd, segments.as_ptr(), segments.len() as libc::c_int, at) }
+            }),
+            Work::Write { offset, durable } => buffers.drive(offset, |segments, at| {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                let count = segments.len() as libc::c_int;
+                // SAFETY: as above; the kernel only reads from the segments.
+                unsafe {
+                    if durable {
+                        libc::pwritev2(fd, segments.as_ptr(), count, at, flags)
+                    } else {
+                        libc::pwritev(fd, segments.as_ptr(), count, at)
+                    }
+                }
+            }),
+            Work::Flush => self.file.sync_data(),
+            Work::Discard { offset, len } => {
+                match self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len) {
+                    // A hint (virtio 1.2, 5.2.6.2): the content may stay.
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+                    result => result,
+                }
+            }
+            Work::Zero { offset, len, unmap } => self.zero(offset, len, unmap),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use std::sync::Arc;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-    fn image(bytes: &[u8]) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(bytes).unwrap();
-        file
+    fn disk(bytes: &[u8]) -> Raw {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        Raw::new(file, bytes.len() as u64, CacheMode::Writeback).unwrap()
+    }
+
+    fn memory() -> Arc<GuestMemoryMmap> {
+        Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap())
     }
 
     #[test]
     fn sectors_go_out_and_come_back() {
-        let file = image(&[7; 4096]);
-        let mut disk = RawDisk::open(file.path(), false).unwrap();
-        let memory: Arc<GuestMemoryMmap> =
-            Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap());
+        let disk = disk(&[7; 4096]);
+        let memory = memory();
         memory.write_slice(&[9; 512], GuestAddress(0x100)).unwrap();
         let mut buffers = IoBuffers::new(memory.clone());
         assert!(buffers.push(GuestAddress(0x100), 512));
-        disk.write_at(&mut buffers, 1024).unwrap();
-        disk.flush().unwrap();
+        let write = |durable| Work::Write {
+            offset: 1024,
+            durable,
+        };
+        disk.run(write(false), &mut buffers).unwrap();
+        disk.run(Work::Flush, &mut buffers).unwrap();
 
         buffers.clear();
         assert!(buffers.push(GuestAddress(0x1000), 1000));
         assert!(buffers.push(GuestAddress(0x2000), 1048));
-        disk.read_at(&mut buffers, 0).unwrap();
+        disk.run(Work::Read { offset: 0 }, &mut buffers).unwrap();
         let mut back = vec![0; 2048];
         memory
             .read_slice(&mut back[..1000], GuestAddress(0x1000))
@@ -248,54 +198,45 @@ mod tests {
 
     #[test]
     fn a_file_cut_short_at_run_time_is_an_error() {
-        let file = image(&[7; 4096]);
-        let mut disk = RawDisk::open(file.path(), true).unwrap();
-        file.as_file().set_len(512).unwrap();
-        let memory: Arc<GuestMemoryMmap> =
-            Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap());
+        let disk = disk(&[7; 4096]);
+        disk.file.set_len(512).unwrap();
+        let memory = memory();
         let mut buffers = IoBuffers::new(memory);
         assert!(buffers.push(GuestAddress(0), 4096));
         assert_eq!(
-            disk.read_at(&mut buffers, 0).unwrap_err().kind(),
+            disk.run(Work::Read { offset: 0 }, &mut buffers)
+                .unwrap_err()
+                .kind(),
             io::ErrorKind::UnexpectedEof
         );
     }
 
     #[test]
-    fn what_is_no_disk_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            RawDisk::open(dir.path(), true),
-            Err(OpenError::Kind { .. })
-        ));
-        assert!(matches!(
-            RawDisk::open(&dir.path().join("none"), true),
-            Err(OpenError::Open { .. })
-        ));
-        assert!(matches!(
-            RawDisk::open(image(b"").path(), true),
-            Err(OpenError::Empty { .. })
-        ));
-        assert!(matches!(
-            RawDisk::open(image(&[0; 513]).path(), true),
-            Err(OpenError::Length { len: 513, .. })
-        ));
-        assert!(matches!(
-            RawDisk::open(Path::new("/dev/null"), true),
-            Err(OpenError::Kind { .. })
-        ));
-    }
-
-    #[test]
-    fn two_writers_are_refused_and_two_readers_are_not() {
-        let file = image(&[0; 512]);
-        let writer = RawDisk::open(file.path(), false).unwrap();
-        assert!(matches!(
-            RawDisk::open(file.path(), true),
-            Err(OpenError::Locked { .. })
-        ));
-        drop(writer);
-        let _a = RawDisk::open(file.path(), true).unwrap();
-        let _b = RawDisk::open(file.path(), true).unwrap();
+    fn ranges_become_zeros_and_holes() {
+        use std::os::unix::fs::MetadataExt;
+        let disk = disk(&[7; 1 << 20]);
+        let mut none = IoBuffers::new(memory());
+        let zero = |offset, len, unmap| Work::Zero { offset, len, unmap };
+        disk.run(zero(512, 1024, false), &mut none).unwrap();
+        disk.write_zeros(4096, 200_000).unwrap();
+        let mut back = vec![1; 1 << 20];
+        disk.file.read_exact_at(&mut back, 0).unwrap();
+        for (at, byte) in back.iter().enumerate() {
+            let cleared = (512..1536).contains(&at) || (4096..204_096).contains(&at);
+            assert_eq!(*byte == 0, cleared, "{at}");
+        }
+        let before = disk.file.metadata().unwrap().blocks();
+        disk.run(zero(0, 512 << 10, true), &mut none).unwrap();
+        let discard = Work::Discard {
+            offset: 512 << 10,
+            len: 256 << 10,
+        };
+        disk.run(discard, &mut none).unwrap();
+        let meta = disk.file.metadata().unwrap();
+        assert_eq!(meta.len(), 1 << 20, "holes do not shorten a file");
+        assert!(
+            meta.blocks() <= before.saturating_sub(1024),
+            "space came back"
+        );
     }
 }

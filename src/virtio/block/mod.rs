@@ -1,12 +1,14 @@
 //! virtio-blk (virtio 1.2, 5.2): a disk.
 //!
 //! - [`request`]: what a chain asks for, parsed by one total function;
-//! - [`worker`]: takes chains from the queue, moves the data, fills the used ring;
-//! - here: features, configuration space, and the switch between the two sides.
+//! - [`worker`]: one for each queue; takes chains, has an engine move the data, fills the used ring;
+//! - [`disk`]: what the queues share; features and configuration space;
+//! - here: the switch between the two sides.
 //!
-//! A vCPU thread that resets the device takes the worker's lock, so it waits for the requests in
-//! hand and no longer: when the register write returns, the guest's memory is left alone.
+//! A vCPU thread that resets the device takes each worker's lock and waits for what is in flight:
+//! when the register write returns, the guest's memory is left alone.
 
+pub mod disk;
 pub mod request;
 pub mod worker;
 
@@ -14,96 +16,93 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::bindings::virtio_blk as blk;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Interrupt, VirtioDevice};
 use crate::devices::lock;
-use crate::storage::{SECTOR_BYTES, Storage};
+use crate::storage::IoBuffers;
+use crate::storage::Work;
+pub use disk::{Disk, Setup};
 use worker::Worker;
 
 /// Device type 2 (virtio 1.2, section 5).
 const BLOCK_DEVICE: u32 = 2;
-/// Entries of the request queue.
+/// Entries of a request queue.
 pub const QUEUE_SIZE: u16 = 256;
-/// Data segments per request: the ring less the header and the status.
-const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Length of the serial number that GET_ID returns (5.2.6).
 pub const SERIAL_BYTES: usize = 20;
+
+/// One queue, as the event loop sees it.
+pub struct BlockQueue {
+    /// Becomes readable when the driver notifies the queue; KVM writes it by ioeventfd.
+    pub kick: EventFd,
+    /// Becomes readable when requests have ended.
+    pub event: Arc<EventFd>,
+    /// To be run when one of the two is readable.
+    pub worker: Arc<Mutex<Worker>>,
+    /// A rate limit may make it wait.
+    pub limited: bool,
+}
 
 /// One disk, as the transport sees it.
 pub struct Block {
     config: Vec<u8>,
     features: u64,
-    interrupt: Arc<Interrupt>,
-    kick: EventFd,
-    worker: Arc<Mutex<Worker>>,
+    sizes: Vec<u16>,
+    disk: Arc<Disk>,
+    queues: Vec<BlockQueue>,
 }
 
 impl Block {
-    /// A disk of the sectors in `storage`. `serial` is what the guest finds in
-    /// `/sys/block/vda/serial`, cut to 20 bytes.
+    /// A disk as `setup` describes it, for a guest with this `memory`.
     ///
     /// # Errors
     /// When no event fd can be made.
     pub fn new(
-        storage: Box<dyn Storage>,
-        read_only: bool,
-        serial: &str,
+        setup: Setup,
         memory: Arc<GuestMemoryMmap>,
         interrupt: Arc<Interrupt>,
     ) -> io::Result<Self> {
-        let mut features = 1 << blk::VIRTIO_BLK_F_SEG_MAX
-            | 1 << blk::VIRTIO_BLK_F_BLK_SIZE
-            | 1 << blk::VIRTIO_BLK_F_FLUSH
-            | 1 << VIRTIO_RING_F_EVENT_IDX
-            | 1 << VIRTIO_RING_F_INDIRECT_DESC;
-        if read_only {
-            features |= 1 << blk::VIRTIO_BLK_F_RO;
-        }
+        let count = setup.queues.max(1);
+        let disk = Arc::new(Disk::new(setup, memory, interrupt));
+        let fd = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let queues = (0..count).map(|_| {
+            let event = Arc::new(fd()?);
+            Ok(BlockQueue {
+                kick: fd()?,
+                worker: Arc::new(Mutex::new(Worker::new(disk.clone(), event.clone()))),
+                event,
+                limited: disk.limiter.is_some(),
+            })
+        });
         Ok(Block {
-            config: config_space(storage.len() / SECTOR_BYTES),
-            features,
-            kick: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
-            worker: Arc::new(Mutex::new(Worker::new(
-                storage,
-                read_only,
-                serial,
-                memory,
-                interrupt.clone(),
-            ))),
-            interrupt,
+            config: disk.config_space(count),
+            features: disk.features(count),
+            sizes: vec![QUEUE_SIZE; usize::from(count)],
+            queues: queues.collect::<io::Result<_>>()?,
+            disk,
         })
     }
 
-    /// Becomes readable when the driver notifies the queue; KVM writes it by ioeventfd.
-    pub fn kick_fd(&self) -> &EventFd {
-        &self.kick
+    /// The queues, for the loops that run them.
+    pub fn queues(&self) -> &[BlockQueue] {
+        &self.queues
     }
 
-    /// The side that the event loop runs when [`Block::kick_fd`] is readable.
-    pub fn worker(&self) -> &Arc<Mutex<Worker>> {
-        &self.worker
+    /// The machine has ended: nothing is in flight after this, and what an image keeps in memory
+    /// is in its file.
+    pub fn finish(&self) {
+        self.reset();
+        let mut none = IoBuffers::new(self.disk.memory.clone());
+        if !self.disk.geometry.read_only
+            && self.disk.image.raw_file().is_none()
+            && let Err(error) = self.disk.image.run(Work::Flush, &mut none)
+        {
+            self.disk.complain(&format!("the last flush: {error}"));
+        }
     }
-}
-
-/// `struct virtio_blk_config` up to `blk_size` (5.2.4).
-///
-/// ```text
-///   0 capacity u64 | 8 size_max u32 | 12 seg_max u32 | 16 geometry u32 | 20 blk_size u32
-/// ```
-fn config_space(sectors: u64) -> Vec<u8> {
-    let mut config = Vec::with_capacity(24);
-    config.extend(sectors.to_le_bytes());
-    config.extend(0u32.to_le_bytes());
-    config.extend(SEG_MAX.to_le_bytes());
-    config.extend(0u32.to_le_bytes());
-    config.extend((SECTOR_BYTES as u32).to_le_bytes());
-    config
 }
 
 impl VirtioDevice for Block {
@@ -116,7 +115,7 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.sizes
     }
 
     fn config(&self) -> &[u8] {
@@ -124,24 +123,28 @@ impl VirtioDevice for Block {
     }
 
     fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.interrupt
+        &self.disk.interrupt
     }
 
     fn activate(&self, features: u64, queues: Vec<Option<Queue>>) {
         let write_through = features & 1 << blk::VIRTIO_BLK_F_FLUSH == 0;
-        lock(&self.worker).start(queues.into_iter().next().flatten(), write_through);
-        // Requests may be waiting in the ring already.
-        self.notify(0);
+        for ((ours, queue), number) in self.queues.iter().zip(queues).zip(0..) {
+            lock(&ours.worker).start(queue, write_through);
+            // Requests may be waiting in the ring already.
+            self.notify(number);
+        }
     }
 
     fn notify(&self, queue: u32) {
-        if queue == 0 {
+        if let Some(queue) = self.queues.get(queue as usize) {
             // Failure means a kick is pending already.
-            let _ = self.kick.write(1);
+            let _ = queue.kick.write(1);
         }
     }
 
     fn reset(&self) {
-        lock(&self.worker).stop();
+        for queue in &self.queues {
+            lock(&queue.worker).stop();
+        }
     }
 }

@@ -33,6 +33,22 @@ pub enum Operation {
     },
     /// Make earlier writes durable.
     Flush,
+    /// The content of these bytes is not needed any more.
+    Discard {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Make these bytes zeros.
+    Zero {
+        /// First byte on the disk.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The space may be given back.
+        unmap: bool,
+    },
     /// Copy the serial number into the data ranges.
     GetId,
     /// Nothing is done; the status says why.
@@ -58,7 +74,19 @@ pub struct Geometry {
     pub len: u64,
     /// Writes are refused.
     pub read_only: bool,
+    /// DISCARD and WRITE_ZEROES are offered.
+    pub discard: bool,
+    /// Bytes of a logical block: what offsets and lengths are multiples of.
+    pub block: u32,
 }
+
+/// The most sectors of one DISCARD: 2 GiB.
+pub const MAX_DISCARD_SECTORS: u32 = 1 << 22;
+/// The most sectors of one WRITE_ZEROES: 32 MiB, which some file systems have to write.
+pub const MAX_ZERO_SECTORS: u32 = 1 << 16;
+/// `struct virtio_blk_discard_write_zeroes`: sector u64, sectors u32, flags u32 (bit 0: unmap).
+const RANGE_BYTES: u64 = 16;
+const FLAG_UNMAP: u32 = 1;
 
 /// One request. `data` keeps its allocation from one to the next.
 #[derive(Debug)]
@@ -107,36 +135,74 @@ impl Request {
         let (kind, _reserved, sector) = split_header(&header);
         self.status = last_byte(chain.writable()).ok_or(Unanswerable)?;
         match kind {
-            blk::VIRTIO_BLK_T_OUT => skip(chain.readable(), HEADER_BYTES as u64, &mut self.data),
-            _ => self.data.extend_from_slice(chain.writable()),
-        }
-        if kind != blk::VIRTIO_BLK_T_OUT {
-            drop_last_byte(&mut self.data);
+            blk::VIRTIO_BLK_T_OUT | blk::VIRTIO_BLK_T_DISCARD | blk::VIRTIO_BLK_T_WRITE_ZEROES => {
+                skip(chain.readable(), HEADER_BYTES as u64, &mut self.data);
+            }
+            _ => {
+                self.data.extend_from_slice(chain.writable());
+                drop_last_byte(&mut self.data);
+            }
         }
         // A chain has at most 1024 ranges of 32-bit length, so this cannot overflow.
         self.data_len = self.data.iter().map(|(_, len)| u64::from(*len)).sum();
         self.operation = match kind {
-            blk::VIRTIO_BLK_T_IN => match self.place(sector, disk) {
+            blk::VIRTIO_BLK_T_IN => match place(sector, self.data_len, disk) {
                 Some(offset) => Operation::Read { offset },
                 None => Operation::Refuse(Status::IoError),
             },
-            blk::VIRTIO_BLK_T_OUT => match self.place(sector, disk) {
+            blk::VIRTIO_BLK_T_OUT => match place(sector, self.data_len, disk) {
                 Some(offset) if !disk.read_only => Operation::Write { offset },
                 _ => Operation::Refuse(Status::IoError),
             },
             blk::VIRTIO_BLK_T_FLUSH => Operation::Flush,
             blk::VIRTIO_BLK_T_GET_ID => Operation::GetId,
+            blk::VIRTIO_BLK_T_DISCARD | blk::VIRTIO_BLK_T_WRITE_ZEROES if disk.discard => {
+                self.range(kind == blk::VIRTIO_BLK_T_DISCARD, memory, disk)
+            }
             _ => Operation::Refuse(Status::Unsupported),
         };
         Ok(())
     }
 
-    /// Where on the disk the data goes; `None` unless all of it is there, in whole sectors.
-    fn place(&self, sector: u64, disk: Geometry) -> Option<u64> {
-        let offset = sector.checked_mul(SECTOR_BYTES)?;
-        let end = offset.checked_add(self.data_len)?;
-        (end <= disk.len && self.data_len.is_multiple_of(SECTOR_BYTES)).then_some(offset)
+    /// A DISCARD or WRITE_ZEROES of the one range that is in the data (5.2.6.1, 5.2.6.2).
+    fn range(&self, discard: bool, memory: &GuestMemoryMmap, disk: Geometry) -> Operation {
+        let io_error = Operation::Refuse(Status::IoError);
+        let bytes = match read_header(&self.data, memory) {
+            // The driver was told to give one range at a time (max_discard_seg).
+            Some(bytes) if self.data_len == RANGE_BYTES => bytes,
+            _ => return io_error,
+        };
+        let value = u128::from_le_bytes(bytes);
+        let (sector, sectors, flags) = (value as u64, (value >> 64) as u32, (value >> 96) as u32);
+        let (max, known_flags) = match discard {
+            true => (MAX_DISCARD_SECTORS, 0),
+            false => (MAX_ZERO_SECTORS, FLAG_UNMAP),
+        };
+        if flags & !known_flags != 0 {
+            return Operation::Refuse(Status::Unsupported);
+        }
+        let len = u64::from(sectors).saturating_mul(SECTOR_BYTES);
+        match place(sector, len, disk) {
+            Some(offset) if sectors <= max && !disk.read_only => match discard {
+                true => Operation::Discard { offset, len },
+                false => Operation::Zero {
+                    offset,
+                    len,
+                    unmap: flags & FLAG_UNMAP != 0,
+                },
+            },
+            _ => io_error,
+        }
     }
+}
+
+/// Where on the disk `len` bytes from `sector` on are; `None` unless all of them are there, in
+/// whole blocks.
+fn place(sector: u64, len: u64, disk: Geometry) -> Option<u64> {
+    let offset = sector.checked_mul(SECTOR_BYTES)?;
+    let end = offset.checked_add(len)?;
+    let block = u64::from(disk.block);
+    (end <= disk.len && len.is_multiple_of(block) && offset.is_multiple_of(block)).then_some(offset)
 }
 
 fn split_header(header: &[u8; HEADER_BYTES]) -> (u32, u32, u64) {
@@ -191,6 +257,8 @@ mod tests {
     const DISK: Geometry = Geometry {
         len: 8 * SECTOR_BYTES,
         read_only: false,
+        discard: true,
+        block: 512,
     };
 
     /// Lays `parts` out as a chain at 0x1000, with `header` at 0x100, and parses it.
@@ -199,6 +267,16 @@ mod tests {
         sector: u64,
         parts: &[(u64, u32, bool)],
         disk: Geometry,
+    ) -> Result<Request, Unanswerable> {
+        parse_with(kind, sector, parts, disk, |_| {})
+    }
+
+    fn parse_with(
+        kind: u32,
+        sector: u64,
+        parts: &[(u64, u32, bool)],
+        disk: Geometry,
+        prepare: impl FnOnce(&GuestMemoryMmap),
     ) -> Result<Request, Unanswerable> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap();
         memory.write_obj(kind, GuestAddress(0x100)).unwrap();
@@ -214,6 +292,7 @@ mod tests {
                 )
                 .unwrap();
         }
+        prepare(&memory);
         let mut chain = Chain::default();
         chain.read(&memory, 0x1000, 16, 0).unwrap();
         let mut request = Request::default();
@@ -281,6 +360,74 @@ mod tests {
         };
         let r = parse(1, 0, &[HEADER, (0x4000, 512, false), STATUS], disk).unwrap();
         assert_eq!(r.operation, Operation::Refuse(Status::IoError));
+    }
+
+    #[test]
+    fn ranges_to_discard_or_to_zero() {
+        const DISCARD: u32 = 11;
+        const ZERO: u32 = 13;
+        let refuse = Operation::Refuse;
+        let zero = |unmap| Operation::Zero {
+            offset: 1024,
+            len: 2048,
+            unmap,
+        };
+        let discard = Operation::Discard {
+            offset: 1024,
+            len: 2048,
+        };
+        let read_only = Geometry {
+            read_only: true,
+            ..DISK
+        };
+        let not_offered = Geometry {
+            discard: false,
+            ..DISK
+        };
+        let blocks = Geometry {
+            block: 4096,
+            ..DISK
+        };
+        for (kind, sector, sectors, flags, len, disk, wanted) in [
+            (DISCARD, 2u64, 4u32, 0u32, 16, DISK, discard),
+            (ZERO, 2, 4, 0, 16, DISK, zero(false)),
+            (ZERO, 2, 4, 1, 16, DISK, zero(true)),
+            (DISCARD, 2, 4, 1, 16, DISK, refuse(Status::Unsupported)),
+            (ZERO, 2, 4, 2, 16, DISK, refuse(Status::Unsupported)),
+            (ZERO, 2, 4, 0, 15, DISK, refuse(Status::IoError)),
+            (DISCARD, 2, 4, 0, 32, DISK, refuse(Status::IoError)),
+            (DISCARD, 5, 4, 0, 16, DISK, refuse(Status::IoError)),
+            (ZERO, u64::MAX, 1, 0, 16, DISK, refuse(Status::IoError)),
+            (DISCARD, 0, u32::MAX, 0, 16, DISK, refuse(Status::IoError)),
+            (DISCARD, 2, 4, 0, 16, read_only, refuse(Status::IoError)),
+            (
+                DISCARD,
+                2,
+                4,
+                0,
+                16,
+                not_offered,
+                refuse(Status::Unsupported),
+            ),
+            (ZERO, 2, 4, 0, 16, blocks, refuse(Status::IoError)),
+        ] {
+            let value = u128::from(sector) | u128::from(sectors) << 64 | u128::from(flags) << 96;
+            let memory_at = |memory: &GuestMemoryMmap| {
+                memory.write_obj(value, GuestAddress(0x4000)).unwrap();
+            };
+            let r = parse_with(
+                kind,
+                0,
+                &[HEADER, (0x4000, len, false), STATUS],
+                disk,
+                memory_at,
+            )
+            .unwrap();
+            assert_eq!(
+                r.operation, wanted,
+                "{kind} {sector} {sectors} {flags} {len}"
+            );
+        }
     }
 
     #[test]

@@ -1,37 +1,49 @@
-//! The side of a disk that works: from the avail ring to the used ring.
+//! The side of a queue that works: from the avail ring to the used ring.
+//!
+//! ```text
+//!   avail ring ─▶ Chain ─▶ Request ─▶ Job ─▶ Engine ┐
+//!                                                    │ many at once
+//!   used ring ◀── status byte ◀── Pending ◀── ends ◀┘
+//!        └─ one interrupt for all that a turn has ended
+//! ```
+//!
+//! A request allocates nothing: what belongs to those in flight is in a table whose entries, and
+//! whose lists of buffers, are used again.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::SERIAL_BYTES;
-use super::request::{Geometry, Operation, Request, Status};
+use super::disk::Disk;
+use super::request::{Operation, Request, Status};
+use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
-use crate::storage::{IoBuffers, Storage};
-use crate::virtio::Interrupt;
+use crate::storage::engine;
+use crate::storage::{Engine, IoBuffers, Job, Work};
 use crate::virtio::chain::Chain;
 
-/// Requests taken in one turn before other devices, and a vCPU that wants to reset this one, get
-/// theirs.
-const BATCH: usize = 128;
+/// Requests taken or ended in one turn before other devices, and a vCPU that wants to reset this
+/// one, get theirs.
+const BATCH: usize = 256;
 
-/// Bytes moved in one turn, for the same reason.
-const BATCH_BYTES: u64 = 16 << 20;
+/// Bytes in flight at a time; one request may be longer. It bounds what direct I/O has to copy.
+const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
 
-/// Complaints about one disk that reach the log: a guest can cause them without end.
-const MAX_COMPLAINTS: u32 = 10;
-
 /// What a turn of [`Worker::run`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// The ring is empty; the driver will kick.
+    /// Nothing to do before a kick or an end.
     Idle,
     /// There is more to do: call again.
     More,
+    /// The disk's rate limit allows more after this time.
+    Later(Duration),
 }
 
 /// A ring that cannot be worked with any more.
@@ -47,63 +59,83 @@ enum Broken {
     Status,
 }
 
-/// Owns the storage and, between DRIVER_OK and reset, the queue.
+/// Why [`Worker::take`] took no more.
+enum Stopped {
+    Empty,
+    /// As much in flight as there may be.
+    Full,
+    /// The turn has been long enough.
+    Batch,
+    Limited(Duration),
+}
+
+/// A request that the engine has.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    head: u16,
+    status: GuestAddress,
+    bytes: u64,
+}
+
+/// Owns a queue between DRIVER_OK and reset, and what is in flight.
 pub struct Worker {
-    storage: Box<dyn Storage>,
-    geometry: Geometry,
-    serial: [u8; SERIAL_BYTES],
-    memory: Arc<GuestMemoryMmap>,
-    interrupt: Arc<Interrupt>,
+    disk: Arc<Disk>,
+    event: Arc<EventFd>,
     queue: Option<Queue>,
-    // Kept from request to request, so that none allocates.
+    engine: Option<Box<dyn Engine>>,
+    /// Indexed by token.
+    pending: Vec<Option<Pending>>,
+    free: Vec<u16>,
+    spare: Vec<IoBuffers>,
+    bytes_in_flight: u64,
     chain: Chain,
     request: Request,
-    buffers: IoBuffers,
-    complaints: u32,
     write_through: bool,
 }
 
 impl Worker {
-    pub(super) fn new(
-        storage: Box<dyn Storage>,
-        read_only: bool,
-        serial: &str,
-        memory: Arc<GuestMemoryMmap>,
-        interrupt: Arc<Interrupt>,
-    ) -> Self {
-        let mut id = [0; SERIAL_BYTES];
-        for (to, from) in id.iter_mut().zip(serial.bytes()) {
-            *to = from;
-        }
+    /// A worker without a queue. Its engine makes `event` readable.
+    pub(super) fn new(disk: Arc<Disk>, event: Arc<EventFd>) -> Self {
         Worker {
-            geometry: Geometry {
-                len: storage.len(),
-                read_only,
-            },
-            storage,
-            serial: id,
-            buffers: IoBuffers::new(memory.clone()),
-            memory,
-            interrupt,
+            disk,
+            event,
             queue: None,
+            engine: None,
+            pending: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            bytes_in_flight: 0,
             chain: Chain::default(),
             request: Request::default(),
-            complaints: 0,
             write_through: false,
         }
     }
 
     /// `write_through`: the driver does not know FLUSH, so each write must be durable by itself.
     pub(super) fn start(&mut self, queue: Option<Queue>, write_through: bool) {
+        self.stop();
         self.write_through = write_through;
+        if queue.is_some() {
+            let disk = &self.disk;
+            let engine = engine::start(&disk.image, disk.io, QUEUE_SIZE, &self.event);
+            self.engine = Some(engine);
+        }
         self.queue = queue;
     }
 
+    /// Waits for what is in flight. After it no memory of the guest is touched.
     pub(super) fn stop(&mut self) {
+        if let Some(mut engine) = self.engine.take() {
+            engine.drain();
+        }
         self.queue = None;
+        self.pending.clear();
+        self.free.clear();
+        self.bytes_in_flight = 0;
     }
 
-    /// Handles what is in the ring, up to a batch, and interrupts the driver if it wants that.
+    /// Handles what is in the ring and what has ended, up to a batch, and interrupts the driver if
+    /// it wants that.
     pub fn run(&mut self) -> Turn {
         let Some(mut queue) = self.queue.take() else {
             return Turn::Idle;
@@ -114,118 +146,245 @@ impl Worker {
                 turn
             }
             Err(broken) => {
-                self.complain(&format!("{broken}; the device needs a reset"));
-                self.interrupt.needs_reset();
+                self.disk
+                    .complain(&format!("{broken}; the device needs a reset"));
+                self.disk.interrupt.needs_reset();
                 Turn::Idle
             }
         }
     }
 
     fn work(&mut self, queue: &mut Queue) -> Result<Turn, Broken> {
-        let memory = self.memory.clone();
-        let mut handled = 0usize;
-        let mut bytes = 0u64;
+        let disk = self.disk.clone();
+        let memory = &*disk.memory;
+        let mut budget = BATCH;
+        let mut used = false;
         let turn = loop {
-            queue.disable_notification(&*memory)?;
-            let mut drained = false;
-            while handled < BATCH && bytes < BATCH_BYTES {
-                let Some(head) = queue.iter(&*memory)?.next().map(|c| c.head_index()) else {
-                    drained = true;
-                    break;
-                };
-                handled = handled.saturating_add(1);
-                self.chain
-                    .read(&memory, queue.desc_table(), queue.size(), head)?;
-                let written = self.handle()?;
-                bytes = bytes.saturating_add(self.request.data_len);
-                queue.add_used(&*memory, head, written)?;
+            queue.disable_notification(memory)?;
+            let stopped = self.take(queue, &mut budget, &mut used)?;
+            if let Some(engine) = &mut self.engine {
+                engine.commit();
             }
-            if !drained {
-                break Turn::More;
-            }
-            // True when the driver has added something between our last look and now.
-            if !queue.enable_notification(&*memory)? {
-                break Turn::Idle;
+            self.reap(queue, &mut budget, &mut used)?;
+            match stopped {
+                Stopped::Batch => break Turn::More,
+                _ if budget == 0 => break Turn::More,
+                Stopped::Limited(wait) => {
+                    if !self.rearm() {
+                        break Turn::Later(wait);
+                    }
+                }
+                Stopped::Full => {
+                    if self.has_room() {
+                        continue;
+                    }
+                    if !self.rearm() {
+                        break Turn::Idle;
+                    }
+                }
+                // True when the driver has added something between our last look and now.
+                Stopped::Empty => {
+                    if !queue.enable_notification(memory)? && !self.rearm() {
+                        break Turn::Idle;
+                    }
+                }
             }
         };
-        if handled > 0 && queue.needs_notification(&*memory)? {
-            self.interrupt.used_buffer();
+        if used && queue.needs_notification(memory)? {
+            disk.interrupt.used_buffer();
         }
         Ok(turn)
     }
 
-    /// Does what the chain in hand asks for; returns the bytes written to guest memory.
-    fn handle(&mut self) -> Result<u32, Broken> {
-        self.request
-            .parse(&self.chain, &self.memory, self.geometry)?;
-        let (status, data) = self.execute();
-        self.memory
-            .write_obj(status as u8, self.request.status)
-            .map_err(|_| Broken::Status)?;
-        Ok(data.saturating_add(1))
+    /// Lets the engine wake us again; true when something has ended meanwhile.
+    fn rearm(&mut self) -> bool {
+        self.engine.as_mut().is_some_and(|engine| engine.rearm())
     }
 
-    fn execute(&mut self) -> (Status, u32) {
-        let request = &self.request;
-        let result = match request.operation {
-            Operation::Refuse(status) => return (status, 0),
-            Operation::GetId => return self.get_id(),
-            Operation::Flush => self.storage.flush().map(|()| 0),
-            Operation::Read { .. } | Operation::Write { .. }
-                if request.data_len > MAX_REQUEST_BYTES =>
+    fn has_room(&self) -> bool {
+        let in_flight = self.pending.len().saturating_sub(self.free.len());
+        in_flight < usize::from(QUEUE_SIZE) && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT
+    }
+
+    /// Takes requests out of the ring, and hands them to the engine.
+    fn take(
+        &mut self,
+        queue: &mut Queue,
+        budget: &mut usize,
+        used: &mut bool,
+    ) -> Result<Stopped, Broken> {
+        let disk = self.disk.clone();
+        loop {
+            if *budget == 0 {
+                return Ok(Stopped::Batch);
+            }
+            if !self.has_room() {
+                return Ok(Stopped::Full);
+            }
+            if let Some(limiter) = &disk.limiter
+                && let Err(wait) = limiter.ready(Instant::now())
             {
-                return (Status::IoError, 0);
+                return Ok(Stopped::Limited(wait));
             }
-            Operation::Read { offset } | Operation::Write { offset } => {
-                self.buffers.clear();
-                for (addr, len) in &request.data {
-                    if !self.buffers.push(*addr, *len) {
-                        return (Status::IoError, 0);
-                    }
-                }
-                if matches!(request.operation, Operation::Read { .. }) {
-                    self.storage
-                        .read_at(&mut self.buffers, offset)
-                        .map(|()| u32::try_from(request.data_len).unwrap_or(u32::MAX))
-                } else {
-                    self.storage
-                        .write_at(&mut self.buffers, offset)
-                        .and_then(|()| match self.write_through {
-                            true => self.storage.flush(),
-                            false => Ok(()),
-                        })
-                        .map(|()| 0)
-                }
+            let Some(head) = queue.iter(&*disk.memory)?.next().map(|c| c.head_index()) else {
+                return Ok(Stopped::Empty);
+            };
+            *budget = budget.saturating_sub(1);
+            self.chain
+                .read(&disk.memory, queue.desc_table(), queue.size(), head)?;
+            self.request
+                .parse(&self.chain, &disk.memory, disk.geometry)?;
+            if let Some(limiter) = &disk.limiter {
+                limiter.take(self.request.data_len);
             }
-        };
-        match result {
-            Ok(written) => (Status::Ok, written),
-            Err(error) => {
-                let what = format!("{:?}: {}", request.operation, io_reason(&error));
-                self.complain(&what);
-                (Status::IoError, 0)
+            if let Some((status, written)) = self.begin(head) {
+                self.end(queue, head, self.request.status, status, written)?;
+                *used = true;
             }
         }
     }
 
-    fn complain(&mut self, what: &str) {
-        self.complaints = self.complaints.saturating_add(1);
-        match self.complaints {
-            ..MAX_COMPLAINTS => log::warn!("virtio-blk: {what}"),
-            MAX_COMPLAINTS => log::warn!("virtio-blk: {what}; more of this is not shown"),
-            _ => {}
+    /// Gives the request in hand to the engine, or answers it at once.
+    fn begin(&mut self, head: u16) -> Option<(Status, u32)> {
+        let (work, bytes) = match self.work_of_request() {
+            Ok(work) => work,
+            Err(answer) => return Some(answer),
+        };
+        let io_error = Some((Status::IoError, 0));
+        let memory = self.disk.memory.clone();
+        let spare = self.spare.pop();
+        let mut buffers = spare.unwrap_or_else(|| IoBuffers::new(memory));
+        buffers.clear();
+        let ready = bytes == 0 || {
+            let ranges = self.request.data.iter();
+            ranges.copied().all(|(at, len)| buffers.push(at, len))
+                && buffers
+                    .align(
+                        self.disk.image.alignment(),
+                        matches!(work, Work::Write { .. }),
+                    )
+                    .is_ok()
+        };
+        let pending = Pending {
+            head,
+            status: self.request.status,
+            bytes,
+        };
+        let token = if ready { self.remember(pending) } else { None };
+        let (Some(token), Some(engine)) = (token, &mut self.engine) else {
+            self.spare.push(buffers);
+            return io_error;
+        };
+        self.bytes_in_flight = self.bytes_in_flight.saturating_add(bytes);
+        engine.submit(Job {
+            token,
+            work,
+            buffers,
+        });
+        None
+    }
+
+    /// What the engine has to do for the request in hand, and the bytes of guest memory that it
+    /// moves; or the answer, where there is nothing to do.
+    fn work_of_request(&mut self) -> Result<(Work, u64), (Status, u32)> {
+        let durable = self.write_through;
+        let bytes = self.request.data_len;
+        Ok(match self.request.operation {
+            Operation::Refuse(status) => return Err((status, 0)),
+            Operation::GetId => return Err(self.get_id()),
+            Operation::Flush => (Work::Flush, 0),
+            Operation::Discard { offset, len } => (Work::Discard { offset, len }, 0),
+            Operation::Zero { offset, len, unmap } => (Work::Zero { offset, len, unmap }, 0),
+            _ if bytes > MAX_REQUEST_BYTES => return Err((Status::IoError, 0)),
+            _ if bytes == 0 => return Err((Status::Ok, 0)),
+            Operation::Read { offset } => (Work::Read { offset }, bytes),
+            Operation::Write { offset } => (Work::Write { offset, durable }, bytes),
+        })
+    }
+
+    /// A token for a request, unless as many are in flight as a ring has entries.
+    fn remember(&mut self, pending: Pending) -> Option<u16> {
+        if let Some(token) = self.free.pop() {
+            *self.pending.get_mut(usize::from(token))? = Some(pending);
+            return Some(token);
         }
+        let token = u16::try_from(self.pending.len()).ok()?;
+        (token < QUEUE_SIZE).then(|| {
+            self.pending.push(Some(pending));
+            token
+        })
+    }
+
+    /// Answers what the engine has ended.
+    fn reap(
+        &mut self,
+        queue: &mut Queue,
+        budget: &mut usize,
+        used: &mut bool,
+    ) -> Result<(), Broken> {
+        while *budget > 0
+            && let Some((mut job, mut result)) = self.engine.as_mut().and_then(|e| e.complete())
+        {
+            *budget = budget.saturating_sub(1);
+            let slot = self.pending.get_mut(usize::from(job.token));
+            let Some(pending) = slot.and_then(Option::take) else {
+                continue;
+            };
+            self.free.push(job.token);
+            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(pending.bytes);
+            let read = matches!(job.work, Work::Read { .. });
+            job.buffers.restore(read && result.is_ok());
+            self.spare.push(job.buffers);
+            if let Work::Zero { .. } | Work::Discard { .. } = job.work
+                && self.write_through
+                && result.is_ok()
+            {
+                // Without FLUSH there is no later moment.
+                let mut none = IoBuffers::new(self.disk.memory.clone());
+                result = self.disk.image.run(Work::Flush, &mut none);
+            }
+            let (status, written) = match result {
+                Ok(()) if read => (Status::Ok, u32::try_from(pending.bytes).unwrap_or(u32::MAX)),
+                Ok(()) => (Status::Ok, 0),
+                Err(error) => {
+                    let what = format!("{:?}: {}", job.work, io_reason(&error));
+                    self.disk.complain(&what);
+                    (Status::IoError, 0)
+                }
+            };
+            self.end(queue, pending.head, pending.status, status, written)?;
+            *used = true;
+        }
+        Ok(())
+    }
+
+    /// Writes the status byte and the used ring's entry.
+    fn end(
+        &self,
+        queue: &mut Queue,
+        head: u16,
+        at: GuestAddress,
+        status: Status,
+        written: u32,
+    ) -> Result<(), Broken> {
+        let memory = &*self.disk.memory;
+        memory
+            .write_obj(status as u8, at)
+            .map_err(|_| Broken::Status)?;
+        queue.add_used(memory, head, written.saturating_add(1))?;
+        Ok(())
     }
 
     fn get_id(&self) -> (Status, u32) {
-        let mut rest = self.serial.as_slice();
+        let serial: &[u8; SERIAL_BYTES] = &self.disk.serial;
+        let mut rest = serial.as_slice();
         let mut written = 0u32;
         for (addr, len) in &self.request.data {
             let take = rest.len().min(*len as usize);
             let Some((part, after)) = rest.split_at_checked(take) else {
                 break;
             };
-            if self.memory.write_slice(part, *addr).is_err() {
+            if self.disk.memory.write_slice(part, *addr).is_err() {
                 return (Status::IoError, written);
             }
             written = written.saturating_add(take as u32);
@@ -237,6 +396,12 @@ impl Worker {
             // The driver must offer 20 bytes (5.2.6.1).
             (Status::IoError, written)
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

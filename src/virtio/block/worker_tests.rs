@@ -2,11 +2,14 @@
 
 use super::*;
 use crate::devices::IrqLine;
-use crate::storage::RawDisk;
+use crate::storage::IoMode;
+use crate::storage::open::{self, Access};
+use crate::virtio::Interrupt;
+use crate::virtio::block::Setup;
 use crate::virtio::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
 use std::io::Write;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 const DESC: u64 = 0x1000;
@@ -22,19 +25,28 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_of(IoMode::Inline, 1)
+}
+
+fn bench_of(io: IoMode, sectors: u64) -> Bench {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&[0x5a; 8192]).unwrap();
+    file.as_file().set_len(8192.max(sectors * 512)).unwrap();
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap());
     let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
     interrupt.add_status(STATUS_DRIVER_OK);
-    let storage = RawDisk::open(file.path(), false).unwrap();
-    let mut worker = Worker::new(
-        Box::new(storage),
-        false,
-        "serial-number-of-20b",
-        memory.clone(),
-        interrupt.clone(),
-    );
+    let setup = Setup {
+        image: open::open(file.path(), Access::default()).unwrap().image,
+        read_only: false,
+        discard: true,
+        serial: "serial-number-of-20b".into(),
+        queues: 1,
+        io,
+        limiter: None,
+    };
+    let disk = Arc::new(Disk::new(setup, memory.clone(), interrupt.clone()));
+    let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let mut worker = Worker::new(disk, event);
     let mut queue = Queue::new(SIZE).unwrap();
     queue.try_set_size(SIZE).unwrap();
     queue

@@ -1,0 +1,320 @@
+//! What the words of `--disk` mean.
+
+use std::path::PathBuf;
+
+use super::error::ConfigError;
+use super::values::{number_and_unit, split_commas, wrong};
+use crate::arch::x86_64::layout;
+use crate::storage::open::Format;
+use crate::storage::{Access, CacheMode, IoMode};
+
+const KEY: &str = "--disk";
+const KEYS: &[&str] = &[
+    "path",
+    "format",
+    "ro",
+    "serial",
+    "queues",
+    "io",
+    "cache",
+    "discard",
+    "iothread",
+    "backing",
+    "limit-iops",
+    "limit-bw",
+];
+/// Length of a virtio-blk serial number.
+const SERIAL_BYTES: usize = 20;
+/// More queues than this no guest uses; each costs memory.
+const MAX_QUEUES: u16 = 64;
+
+/// A disk, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The image.
+    pub path: PathBuf,
+    /// Format, read-only or not, page cache or not.
+    pub access: Access,
+    /// `serial=`, else one is made from the file.
+    pub serial: Option<String>,
+    /// Request queues.
+    pub queues: u16,
+    /// How requests are done.
+    pub io: IoMode,
+    /// Whether the guest can give space back.
+    pub discard: bool,
+    /// A thread for each queue, instead of the main loop.
+    pub io_thread: bool,
+    /// Requests per second.
+    pub limit_requests: Option<u64>,
+    /// Bytes per second.
+    pub limit_bytes: Option<u64>,
+}
+
+impl Disk {
+    /// A disk of which nothing is said but its path.
+    pub fn plain(path: PathBuf) -> Disk {
+        Disk {
+            access: Access {
+                format: Format::of_name(&path),
+                ..Access::default()
+            },
+            path,
+            serial: None,
+            queues: 1,
+            io: IoMode::Auto,
+            discard: true,
+            io_thread: false,
+            limit_requests: None,
+            limit_bytes: None,
+        }
+    }
+}
+
+/// All disks in order, the read-only ones of `--cdrom` last.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn disks(texts: &[String], cdroms: &[PathBuf], cpus: u32) -> Result<Vec<Disk>, ConfigError> {
+    let mut disks = Vec::new();
+    for text in texts {
+        let disk = disk(text)?;
+        if u32::from(disk.queues) > cpus {
+            return Err(wrong(
+                KEY,
+                text,
+                format!("{} queues are more than {cpus} vCPUs use", disk.queues),
+                "give at most as many queues as --cpus",
+            ));
+        }
+        disks.push(disk);
+    }
+    for path in cdroms {
+        let mut disk = Disk::plain(path.clone());
+        disk.access.format = Format::Raw;
+        disk.access.read_only = true;
+        disks.push(disk);
+    }
+    let limit = layout::VIRTIO_GSIS.len();
+    if let Some(extra) = disks.get(limit) {
+        return Err(wrong(
+            KEY,
+            &extra.path.display().to_string(),
+            format!("a machine has at most {limit} disks"),
+            "attach fewer disks",
+        ));
+    }
+    Ok(disks)
+}
+
+/// `PATH[,KEY=VALUE]...`; a comma in the path is written twice, as with QEMU.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn disk(text: &str) -> Result<Disk, ConfigError> {
+    let bad = |why: String, help: &str| Err(wrong(KEY, text, why, help));
+    let mut words = split_commas(text).into_iter();
+    let first = words.next().unwrap_or_default();
+    let path = first.strip_prefix("path=").unwrap_or(&first);
+    if path.is_empty() {
+        return bad(
+            "the path is missing".into(),
+            "write --disk PATH[,ro][,format=qcow2]...",
+        );
+    }
+    let mut disk = Disk::plain(path.into());
+    for word in words {
+        let (key, value) = match word.split_once('=') {
+            Some((key, value)) => (key, value),
+            // A word alone switches on what can be on or off.
+            None if matches!(word.as_str(), "ro" | "iothread" | "discard" | "backing") => {
+                (word.as_str(), "on")
+            }
+            None if KEYS.contains(&word.as_str()) => {
+                return bad(format!("'{word}' has no value"), "write KEY=VALUE");
+            }
+            None => return Err(unknown(&word, text)),
+        };
+        let switch = || match value {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(wrong(
+                KEY,
+                text,
+                format!("{key} '{value}' is neither on nor off"),
+                format!("write {key}=on or {key}=off"),
+            )),
+        };
+        let choice = |forms: &str| {
+            wrong(
+                KEY,
+                text,
+                format!("no such {key} '{value}'"),
+                format!("it is one of: {forms}"),
+            )
+        };
+        match key {
+            "ro" | "readonly" => disk.access.read_only = switch()?,
+            "iothread" => disk.io_thread = switch()?,
+            "discard" => disk.discard = switch()?,
+            "backing" => disk.access.backing = switch()?,
+            "format" => {
+                disk.access.format = match value {
+                    "raw" => Format::Raw,
+                    "qcow2" => Format::Qcow2,
+                    _ => return Err(choice("raw, qcow2")),
+                }
+            }
+            "io" => {
+                disk.io = match value {
+                    "auto" => IoMode::Auto,
+                    "uring" | "io_uring" => IoMode::Uring,
+                    "threads" => IoMode::Threads,
+                    _ => return Err(choice("auto, uring, threads")),
+                }
+            }
+            "cache" => {
+                disk.access.cache = match value {
+                    "writeback" => CacheMode::Writeback,
+                    "direct" | "none" => CacheMode::Direct,
+                    _ => return Err(choice("writeback, direct")),
+                }
+            }
+            "serial" => {
+                if value.len() > SERIAL_BYTES || !value.bytes().all(|b| b.is_ascii_graphic()) {
+                    return bad(
+                        format!("'{value}' is no serial number"),
+                        "give up to 20 printable ASCII characters",
+                    );
+                }
+                disk.serial = Some(value.into());
+            }
+            "queues" => {
+                disk.queues = match value.parse() {
+                    Ok(n @ 1..=MAX_QUEUES) => n,
+                    _ => {
+                        return bad(
+                            format!("'{value}' is no number of queues"),
+                            "give 1 to 64, at most one for each vCPU",
+                        );
+                    }
+                }
+            }
+            "limit-iops" => disk.limit_requests = Some(rate(value, text, false)?),
+            "limit-bw" => disk.limit_bytes = Some(rate(value, text, true)?),
+            "path" => return bad("the path comes first".into(), "write --disk PATH,..."),
+            _ => return Err(unknown(key, text)),
+        }
+    }
+    if disk.io == IoMode::Uring && disk.access.format != Format::Raw {
+        return bad(
+            "io_uring is for raw images".into(),
+            "leave io=uring away: qcow2 is done by threads",
+        );
+    }
+    Ok(disk)
+}
+
+fn unknown(key: &str, text: &str) -> ConfigError {
+    ConfigError::UnknownKey {
+        key: key.into(),
+        place: format!("{KEY} '{text}'"),
+        known: KEYS,
+    }
+}
+
+/// Requests or bytes per second.
+fn rate(value: &str, text: &str, bytes: bool) -> Result<u64, ConfigError> {
+    let scale = if bytes { 1024u64 } else { 1000 };
+    let power = |unit: &str| match unit {
+        "" => Some(0),
+        "k" => Some(1),
+        "m" => Some(2),
+        "g" => Some(3),
+        _ => None,
+    };
+    number_and_unit(value)
+        .and_then(|(n, unit)| {
+            let unit = unit.strip_suffix("b/s").unwrap_or(&unit);
+            n.checked_mul(scale.checked_pow(power(unit)?)?)
+        })
+        .filter(|n| *n > 0)
+        .ok_or_else(|| {
+            let (what, form) = match bytes {
+                true => ("bytes per second", "limit-bw=100M"),
+                false => ("requests per second", "limit-iops=2000"),
+            };
+            wrong(
+                KEY,
+                text,
+                format!("'{value}' is no number of {what}"),
+                format!("write a number, with a unit if you like: {form}"),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_words() {
+        let d = disk("a,,b.img,ro,serial=x").unwrap();
+        assert_eq!(d.path, PathBuf::from("a,b.img"));
+        assert!(d.access.read_only);
+        assert_eq!(d.serial.as_deref(), Some("x"));
+        let d = disk(
+            "path=x.qcow2,queues=4,io=threads,cache=direct,discard=off,iothread,\
+             limit-iops=2k,limit-bw=10M,backing=on",
+        )
+        .unwrap();
+        assert_eq!(d.access.format, Format::Qcow2);
+        assert_eq!(d.access.cache, CacheMode::Direct);
+        assert!(d.access.backing && d.io_thread && !d.discard);
+        assert_eq!((d.queues, d.io), (4, IoMode::Threads));
+        assert_eq!(d.limit_requests, Some(2000));
+        assert_eq!(d.limit_bytes, Some(10 << 20));
+        assert_eq!(
+            disk("x.qcow2,format=raw").unwrap().access.format,
+            Format::Raw
+        );
+        for bad in [
+            "",
+            ",ro",
+            "a,rx",
+            "a,ro=maybe",
+            "a,serial=123456789012345678901",
+            "a,serial",
+            "a,",
+            "a,queues=0",
+            "a,queues=65",
+            "a,queues=-1",
+            "a,format=vmdk",
+            "a,io=aio",
+            "a,cache=unsafe",
+            "a,limit-iops=0",
+            "a,limit-bw=99999999999999G",
+            "a,limit-bw=5x",
+            "a.qcow2,io=uring",
+            "a,path=b",
+        ] {
+            assert!(disk(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn queues_are_for_vcpus() {
+        let texts = ["a,queues=4".to_owned()];
+        assert!(disks(&texts, &[], 4).is_ok());
+        assert!(disks(&texts, &[], 2).is_err());
+        let cdrom = disks(&[], &["x.iso".into()], 1).unwrap();
+        assert!(cdrom[0].access.read_only);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+            let _ = disk(&text);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Engines: many requests at once, the vCPUs and the event loop undisturbed.
+//!
+//! | engine | for | how |
+//! |---|---|---|
+//! | [`uring`] | raw images | io_uring(7): a batch is one system call, or none where the page cache has it all |
+//! | [`threads`] | all images, and hosts that forbid io_uring | a few threads that do blocking calls |
+
+pub mod inline;
+pub mod threads;
+pub mod uring;
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Image, Job};
+pub use inline::Inline;
+pub use threads::Threads;
+pub use uring::Uring;
+
+/// Which engine the user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// io_uring where the image and the host allow it.
+    #[default]
+    Auto,
+    /// io_uring.
+    Uring,
+    /// Threads.
+    Threads,
+    /// The caller's own thread; no user can ask for it.
+    Inline,
+}
+
+/// Keeps requests going. One worker owns it; it is never used by two threads at once.
+///
+/// The order of calls is: any number of `submit`, `commit`, `complete` until it has no more,
+/// `rearm`. Between `commit` and `rearm` the event fd may be silent.
+pub trait Engine: Send {
+    /// Takes a job. It may begin at once or at `commit`.
+    fn submit(&mut self, job: Job);
+
+    /// Hands everything that was submitted to the host.
+    fn commit(&mut self);
+
+    /// A job that has ended, and how.
+    fn complete(&mut self) -> Option<(Job, io::Result<()>)>;
+
+    /// Lets the event fd tell of the next end. True when there is one already, of which it will
+    /// not tell.
+    fn rearm(&mut self) -> bool;
+
+    /// Waits until the host does not touch any buffer any more.
+    fn drain(&mut self);
+}
+
+/// The engine that `mode` means for `image`, with room for `slots` jobs whose tokens are below
+/// that. `event` is what it makes readable.
+pub fn start(
+    image: &Arc<dyn Image>,
+    mode: IoMode,
+    slots: u16,
+    event: &Arc<EventFd>,
+) -> Box<dyn Engine> {
+    let uring = match mode {
+        IoMode::Inline => return Box::new(Inline::new(image.clone())),
+        IoMode::Threads => false,
+        IoMode::Auto => image.raw_file().is_some(),
+        IoMode::Uring => true,
+    };
+    if uring {
+        match Uring::new(image.clone(), slots, event) {
+            Ok(engine) => return Box::new(engine),
+            Err(error) => log::warn!("no io_uring ({error}); disk I/O is done by threads"),
+        }
+    }
+    Box::new(Threads::new(image.clone(), event.clone()))
+}
+
+/// Whether this process may use io_uring.
+///
+/// # Errors
+/// The host's reason why not.
+pub fn check_uring() -> io::Result<()> {
+    io_uring::IoUring::new(1).map(drop)
+}

@@ -1,0 +1,173 @@
+//! Threads that do blocking calls, for images and hosts where io_uring cannot be had.
+//!
+//! Threads are made as requests pile up, at most [`MAX_THREADS`], and wait for more work after it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Engine;
+use crate::storage::{Image, Job};
+
+/// Requests that one queue works on at a time: enough to keep a fast disk busy.
+const MAX_THREADS: usize = 16;
+
+/// See the [module](self).
+pub struct Threads {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// There is work, or none will come any more.
+    work: Condvar,
+    /// Everything has ended.
+    idle: Condvar,
+    image: Arc<dyn Image>,
+    event: Arc<EventFd>,
+}
+
+#[derive(Default)]
+struct State {
+    todo: VecDeque<Job>,
+    done: VecDeque<(Job, io::Result<()>)>,
+    /// Jobs in the hands of threads.
+    running: usize,
+    /// Threads that wait for work.
+    waiting: usize,
+    /// Somebody wants to be told of the next end.
+    armed: bool,
+    quit: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's body.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(mut job) = state.todo.pop_front() {
+                state.running = state.running.saturating_add(1);
+                drop(state);
+                let result = self.image.run(job.work, &mut job.buffers);
+                state = self.lock();
+                state.running = state.running.saturating_sub(1);
+                state.done.push_back((job, result));
+                if state.armed {
+                    state.armed = false;
+                    // Fails only when it is readable already.
+                    let _ = self.event.write(1);
+                }
+                if state.running == 0 && state.todo.is_empty() {
+                    self.idle.notify_all();
+                }
+            } else if state.quit {
+                return;
+            } else {
+                state.waiting = state.waiting.saturating_add(1);
+                state = self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.waiting = state.waiting.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Threads {
+    /// An engine without threads as yet.
+    pub fn new(image: Arc<dyn Image>, event: Arc<EventFd>) -> Self {
+        Threads {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                work: Condvar::new(),
+                idle: Condvar::new(),
+                image,
+                event,
+            }),
+            threads: Vec::new(),
+        }
+    }
+
+    /// One more thread; false when there is none to be had.
+    fn hire(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("disk-io".into())
+            .spawn(move || shared.work());
+        match thread {
+            Ok(thread) => {
+                self.threads.push(thread);
+                true
+            }
+            Err(error) => {
+                log::debug!("no thread for disk I/O: {error}");
+                false
+            }
+        }
+    }
+}
+
+impl Engine for Threads {
+    fn submit(&mut self, job: Job) {
+        let mut state = self.shared.lock();
+        state.todo.push_back(job);
+        let wanted = state.todo.len() > state.waiting;
+        drop(state);
+        self.shared.work.notify_one();
+        if wanted && self.threads.len() < MAX_THREADS && !self.hire() && self.threads.is_empty() {
+            // The host allows no thread at all: the worker does it itself.
+            let job = self.shared.lock().todo.pop_front();
+            if let Some(mut job) = job {
+                let result = self.shared.image.run(job.work, &mut job.buffers);
+                self.shared.lock().done.push_back((job, result));
+            }
+        }
+    }
+
+    fn commit(&mut self) {}
+
+    fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
+        self.shared.lock().done.pop_front()
+    }
+
+    fn rearm(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        state.armed = true;
+        !state.done.is_empty()
+    }
+
+    fn drain(&mut self) {
+        let mut state = self.shared.lock();
+        // What no thread has taken yet is not begun any more.
+        state.todo.clear();
+        while state.running > 0 {
+            state = self
+                .shared
+                .idle
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.done.clear();
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.drain();
+        self.shared.lock().quit = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so on stderr.
+            let _ = thread.join();
+        }
+    }
+}

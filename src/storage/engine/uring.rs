@@ -1,0 +1,291 @@
+//! io_uring: requests go to the kernel straight from and into guest pages.
+//!
+//! ```text
+//!   submit ─▶ SQE ─┐                       (one file, registered once: no look-up per request)
+//!   commit ─▶ io_uring_enter ─▶ kernel ─▶ CQE ─▶ complete
+//!                                   └─ event fd, unless somebody is looking anyway
+//! ```
+//!
+//! A short transfer is continued where it stopped. No request allocates: jobs live in a table that
+//! is indexed by their tokens.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode, squeue};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Engine;
+use crate::storage::buffers::MAX_SEGMENTS_PER_CALL;
+use crate::storage::{Image, Job, Work};
+
+/// The image's place in the table of registered files.
+const FILE: Fixed = Fixed(0);
+
+/// See the [module](self).
+pub struct Uring {
+    ring: IoUring,
+    image: Arc<dyn Image>,
+    jobs: Vec<Option<Job>>,
+    in_flight: usize,
+    /// Jobs that ended without the kernel.
+    done: Vec<(Job, io::Result<()>)>,
+    buffered: bool,
+}
+
+/// How a job goes on after the kernel has answered.
+enum Next {
+    Ended(io::Result<()>),
+    Again,
+}
+
+impl Uring {
+    /// A ring for `slots` jobs on the raw file of `image`.
+    ///
+    /// # Errors
+    /// When the host has no io_uring, or not for this process, or the image is no raw file.
+    pub fn new(image: Arc<dyn Image>, slots: u16, event: &EventFd) -> io::Result<Self> {
+        let file = image
+            .raw_file()
+            .ok_or_else(|| io::Error::other("only raw images can be used with io_uring"))?;
+        let entries = u32::from(slots.max(1)).next_power_of_two();
+        // Completions wait for our next system call instead of interrupting: Linux 5.19.
+        let ring = IoUring::builder()
+            .setup_coop_taskrun()
+            .build(entries)
+            .or_else(|_| IoUring::new(entries))?;
+        if !ring.params().is_feature_submit_stable() {
+            return Err(io::Error::other("its io_uring is too old (Linux 5.5)"));
+        }
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        ring.submitter().register_eventfd(event.as_raw_fd())?;
+        Ok(Uring {
+            ring,
+            buffered: image.alignment() == 1,
+            image,
+            jobs: (0..slots).map(|_| None).collect(),
+            in_flight: 0,
+            done: Vec::new(),
+        })
+    }
+
+    /// Puts a job that is in the table into the submission queue.
+    fn push(&mut self, token: u16) {
+        let Some(Some(job)) = self.jobs.get_mut(usize::from(token)) else {
+            return;
+        };
+        let entry = entry(job).user_data(token.into());
+        loop {
+            // SAFETY: the entry points to buffers of a job in the table. It stays there until the
+            // kernel has answered, the buffers keep guest memory mapped, and so does `drain`,
+            // which a worker calls before it drops the engine's jobs. The array of segments is
+            // only read during io_uring_enter (IORING_FEAT_SUBMIT_STABLE).
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                self.in_flight = self.in_flight.saturating_add(1);
+                return;
+            }
+            // There is an entry for each token, so this is not reached; if it were, room is made.
+            self.commit();
+        }
+    }
+
+    fn take(&mut self, token: u64) -> Option<Job> {
+        let slot = usize::try_from(token).ok()?;
+        self.jobs.get_mut(slot)?.take()
+    }
+
+    /// One answer of the kernel, made into an ended job or one that goes on.
+    fn answered(&mut self) -> Option<(Job, io::Result<()>)> {
+        loop {
+            let (token, result) = {
+                let answer = self.ring.completion().next()?;
+                (answer.user_data(), answer.result())
+            };
+            self.in_flight = self.in_flight.saturating_sub(1);
+            let Some(mut job) = self.take(token) else {
+                continue;
+            };
+            match next(&mut job, result) {
+                Next::Ended(Err(error)) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    // A file system without this kind of fallocate: the slow way knows others.
+                    let result = self.image.run(job.work, &mut job.buffers);
+                    return Some((job, result));
+                }
+                Next::Ended(result) => return Some((job, result)),
+                Next::Again => {
+                    let token = job.token;
+                    self.put(job);
+                    self.push(token);
+                    self.commit();
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, job: Job) -> bool {
+        match self.jobs.get_mut(usize::from(job.token)) {
+            Some(slot) => {
+                *slot = Some(job);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Engine for Uring {
+    fn submit(&mut self, mut job: Job) {
+        if let Work::Write { durable: false, .. } = job.work
+            && self.buffered
+        {
+            // A copy into the page cache. Several file systems (ext4) do not do that without
+            // blocking, so the kernel would hand it to a thread of its own, which costs more
+            // than the copy.
+            let result = self.image.run(job.work, &mut job.buffers);
+            self.done.push((job, result));
+            return;
+        }
+        let token = job.token;
+        if self.put(job) {
+            self.push(token);
+        }
+    }
+
+    fn commit(&mut self) {
+        // Somebody looks at the completion queue after this, until `rearm`.
+        self.ring.completion().disable_eventfd();
+        while !self.ring.submission().is_empty() {
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => wait_for_memory(&error),
+            }
+        }
+    }
+
+    fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
+        self.done.pop().or_else(|| self.answered())
+    }
+
+    fn rearm(&mut self) -> bool {
+        if !self.done.is_empty() {
+            return true;
+        }
+        let queue = self.ring.completion();
+        queue.enable_eventfd();
+        drop(queue);
+        // The flag before the look: the kernel does the two the other way round.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        !self.ring.completion().is_empty()
+    }
+
+    fn drain(&mut self) {
+        self.done.clear();
+        while self.in_flight > 0 {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => wait_for_memory(&error),
+            }
+            // What is short is not continued: nobody wants it any more.
+            loop {
+                let answer = self.ring.completion().next();
+                let Some(token) = answer.map(|answer| answer.user_data()) else {
+                    break;
+                };
+                self.in_flight = self.in_flight.saturating_sub(1);
+                drop(self.take(token));
+            }
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+/// The kernel had no memory for a request; it will have.
+fn wait_for_memory(error: &io::Error) {
+    log::debug!("io_uring_enter: {error}");
+    std::thread::sleep(std::time::Duration::from_millis(1));
+}
+
+fn entry(job: &mut Job) -> squeue::Entry {
+    let left = job.buffers.rest();
+    let count = left.len().min(MAX_SEGMENTS_PER_CALL) as u32;
+    let moved = job.buffers.moved();
+    match job.work {
+        Work::Read { offset } => {
+            let offset = offset.saturating_add(moved);
+            match left {
+                [one] => opcode::Read::new(FILE, one.iov_base.cast(), length(one))
+                    .offset(offset)
+                    .build(),
+                _ => opcode::Readv::new(FILE, left.as_ptr(), count)
+                    .offset(offset)
+                    .build(),
+            }
+        }
+        Work::Write { offset, durable } => {
+            let offset = offset.saturating_add(moved);
+            let flags = if durable { libc::RWF_DSYNC } else { 0 };
+            match left {
+                [one] => opcode::Write::new(FILE, one.iov_base.cast(), length(one))
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build(),
+                _ => opcode::Writev::new(FILE, left.as_ptr(), count)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build(),
+            }
+        }
+        Work::Flush => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(),
+        Work::Discard { offset, len } => fallocate(offset, len, true),
+        Work::Zero { offset, len, unmap } => fallocate(offset, len, unmap),
+    }
+}
+
+fn length(segment: &libc::iovec) -> u32 {
+    // A range of a descriptor, so below 2^32.
+    u32::try_from(segment.iov_len).unwrap_or(u32::MAX)
+}
+
+fn fallocate(offset: u64, len: u64, punch: bool) -> squeue::Entry {
+    let mode = if punch {
+        libc::FALLOC_FL_PUNCH_HOLE
+    } else {
+        libc::FALLOC_FL_ZERO_RANGE
+    };
+    opcode::Fallocate::new(FILE, len)
+        .offset(offset)
+        .mode(mode | libc::FALLOC_FL_KEEP_SIZE)
+        .build()
+}
+
+/// What the kernel's answer means for `job`.
+fn next(job: &mut Job, result: i32) -> Next {
+    let failed = |code: i32| match code {
+        libc::EINTR | libc::EAGAIN => Next::Again,
+        _ => Next::Ended(Err(io::Error::from_raw_os_error(code))),
+    };
+    let moved = match usize::try_from(result) {
+        Ok(moved) => moved,
+        Err(_) => return failed(result.saturating_neg()),
+    };
+    if !matches!(job.work, Work::Read { .. } | Work::Write { .. }) {
+        return Next::Ended(Ok(()));
+    }
+    job.buffers.advance(moved);
+    if job.buffers.rest().is_empty() {
+        return Next::Ended(Ok(()));
+    }
+    match moved {
+        0 => Next::Ended(Err(io::ErrorKind::UnexpectedEof.into())),
+        _ => Next::Again,
+    }
+}

@@ -1,0 +1,408 @@
+//! From a path to an [`Image`]: looked at, opened, locked.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lock::{self, LockKind};
+use super::qcow2::Qcow2;
+use super::raw::Raw;
+use super::{Image, SECTOR_BYTES};
+use crate::error::{Help, io_reason};
+
+/// How the bytes of a disk lie in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Byte n of the disk is byte n of the file
+    #[default]
+    Raw,
+    /// QEMU's format, which grows with what is written
+    Qcow2,
+}
+
+impl Format {
+    /// What a name promises. The content is not asked: whoever can write a raw disk can write a
+    /// qcow2 header into it, and with that the name of any file of the host as its backing file.
+    pub fn of_name(path: &Path) -> Format {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("qcow2") => Format::Qcow2,
+            _ => Format::Raw,
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// Whose memory writes go to first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// The host's page cache; FLUSH makes them durable.
+    #[default]
+    Writeback,
+    /// None: O_DIRECT.
+    Direct,
+}
+
+/// How to open an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// What is in the file.
+    pub format: Format,
+    /// Not to be written.
+    pub read_only: bool,
+    /// Whether the host's page cache is used.
+    pub cache: CacheMode,
+    /// A qcow2 image may have a backing file.
+    pub backing: bool,
+}
+
+/// Why a disk image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// open(2) refused.
+    #[error("disk {}: {}", path.display(), io_reason(source))]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Whether it was to be written as well.
+        read_only: bool,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// Not a regular file or block device.
+    #[error("disk {} is {what}, not an image file or block device", path.display())]
+    Kind {
+        /// The image.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// Empty, or a length that does not divide into sectors.
+    #[error("disk {} is {len} bytes long, which is not a multiple of {SECTOR_BYTES}", path.display())]
+    Length {
+        /// The image.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// No sectors at all.
+    #[error("disk {} is empty", path.display())]
+    Empty {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A lock is held.
+    #[error("disk {} is in use by {}{}", path.display(), holders(pids), if *read_only { " that may write to it" } else { "" })]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// The processes that hold it, as far as they can be found.
+        pids: Vec<u32>,
+        /// Whether this machine only wanted to read.
+        read_only: bool,
+    },
+    /// O_DIRECT is not for this file system.
+    #[error("disk {} cannot be used without the page cache: {}", path.display(), io_reason(source))]
+    Direct {
+        /// The image.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// The image's format is damaged, or asks for what is not there.
+    #[error("disk {}: {reason}", path.display())]
+    Damaged {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        help: String,
+    },
+}
+
+fn holders(pids: &[u32]) -> String {
+    match pids {
+        [] => "another process".into(),
+        [pid] => format!("process {pid}"),
+        [pid, rest @ ..] => format!("process {pid} and {} more", rest.len()),
+    }
+}
+
+impl Help for OpenError {
+    fn help(&self) -> String {
+        match self {
+            OpenError::Open {
+                source, read_only, ..
+            } if source.kind() == io::ErrorKind::PermissionDenied
+                || source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                if *read_only {
+                    "give yourself read access to it (ls -l shows who has)".into()
+                } else {
+                    "add ',ro' to attach it read-only, or give yourself write access".into()
+                }
+            }
+            OpenError::Open { .. } => {
+                "check the path; 'truncate -s 1G disk.img' makes an empty raw image".into()
+            }
+            OpenError::Kind { .. } => "give the path of a raw image or of a block device".into(),
+            OpenError::Length { path, len } => format!(
+                "if it is a raw image that lost its end, 'truncate -s {} {}' pads it with zeros",
+                len.next_multiple_of(SECTOR_BYTES),
+                path.display()
+            ),
+            OpenError::Empty { path } => {
+                format!("'truncate -s 1G {}' gives it a size", path.display())
+            }
+            OpenError::Locked {
+                read_only: false, ..
+            } => "stop the other machine, or attach the image with ',ro' to both".into(),
+            OpenError::Locked { .. } => {
+                "stop the other machine, or attach the image with ',ro' there as well".into()
+            }
+            OpenError::Direct { .. } => {
+                "leave 'cache=direct' away, or keep the image on another file system".into()
+            }
+            OpenError::Damaged { help, .. } => help.clone(),
+        }
+    }
+}
+
+/// An image, open and locked.
+pub struct Opened {
+    /// Its content.
+    pub image: Arc<dyn Image>,
+    /// Device and inode number: the same for two paths of one image.
+    pub identity: (u64, u64),
+    /// The file that is locked.
+    pub file: File,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens and locks the image at `path`.
+///
+/// # Errors
+/// Says which file and what to do about it, see [`OpenError`].
+pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
+    let refused = |source| OpenError::Open {
+        path: path.into(),
+        read_only: access.read_only,
+        source,
+    };
+    let file = open_file(path, access)?;
+    // Also right for block devices, whose metadata says 0.
+    let len = (&file).seek(SeekFrom::End(0)).map_err(refused)?;
+    if len == 0 {
+        return Err(OpenError::Empty { path: path.into() });
+    }
+    take_lock(&file, path, access.read_only)?;
+    let meta = file.metadata().map_err(refused)?;
+    let identity = (meta.dev(), meta.ino());
+    let kept = file.try_clone().map_err(refused)?;
+    let image: Arc<dyn Image> = match access.format {
+        Format::Raw => {
+            whole_sectors(path, len)?;
+            warn_of_header(&file, path);
+            let raw = Raw::new(file, len, access.cache).map_err(|source| OpenError::Direct {
+                path: path.into(),
+                source,
+            })?;
+            Arc::new(raw)
+        }
+        Format::Qcow2 => {
+            let image = Qcow2::open(file, path, access)?;
+            whole_sectors(path, image.len())?;
+            Arc::new(image)
+        }
+    };
+    Ok(Opened {
+        image,
+        identity,
+        file: kept,
+    })
+}
+
+fn whole_sectors(path: &Path, len: u64) -> Result<(), OpenError> {
+    match len % SECTOR_BYTES {
+        0 => Ok(()),
+        _ => Err(OpenError::Length {
+            path: path.into(),
+            len,
+        }),
+    }
+}
+
+/// Opens a regular file or block device, and nothing else.
+pub(super) fn open_file(path: &Path, access: Access) -> Result<File, OpenError> {
+    let refused = |source| OpenError::Open {
+        path: path.into(),
+        read_only: access.read_only,
+        source,
+    };
+    let kind = |what| {
+        Err(OpenError::Kind {
+            path: path.into(),
+            what,
+        })
+    };
+    // Look before the open: opening a FIFO would block, opening a tape or tty has effects.
+    let file_type = std::fs::metadata(path).map_err(refused)?.file_type();
+    if file_type.is_dir() {
+        return kind("a directory");
+    }
+    if file_type.is_fifo() || file_type.is_socket() {
+        return kind("a pipe or socket");
+    }
+    if file_type.is_char_device() {
+        return kind("a character device");
+    }
+    let flags = match access.cache {
+        CacheMode::Writeback => 0,
+        CacheMode::Direct => libc::O_DIRECT,
+    };
+    OpenOptions::new()
+        .read(true)
+        .write(!access.read_only)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|source| match (access.cache, source.raw_os_error()) {
+            (CacheMode::Direct, Some(libc::EINVAL)) => OpenError::Direct {
+                path: path.into(),
+                source,
+            },
+            _ => refused(source),
+        })
+}
+
+/// Keeps others away as far as `read_only` allows them.
+pub(super) fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+    let kind = match read_only {
+        true => LockKind::Shared,
+        false => LockKind::Exclusive,
+    };
+    match lock::try_lock(file, kind) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Locked {
+            path: path.into(),
+            pids: lock::holders(file),
+            read_only,
+        }),
+        // A file system without locks (some network and FUSE ones): the user knows.
+        Err(error) => {
+            log::warn!(
+                "disk {}: no lock could be taken ({error}); nothing keeps a second writer away",
+                path.display()
+            );
+            Ok(())
+        }
+    }
+}
+
+/// A qcow2 header in a disk that is used as raw may be a guest's doing, or the user's oversight.
+fn warn_of_header(file: &File, path: &Path) {
+    let mut magic = [0; 4];
+    // Direct I/O refuses such a read; then there is no warning.
+    if file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb" {
+        log::warn!(
+            "disk {} begins like a qcow2 image but is used as raw; 'format=qcow2' if it is one",
+            path.display()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const RW: Access = Access {
+        format: Format::Raw,
+        read_only: false,
+        cache: CacheMode::Writeback,
+        backing: false,
+    };
+
+    fn open_with(path: &Path, read_only: bool) -> Result<Opened, OpenError> {
+        open(path, Access { read_only, ..RW })
+    }
+
+    fn image(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            open_with(dir.path(), true),
+            Err(OpenError::Kind { .. })
+        ));
+        assert!(matches!(
+            open_with(&dir.path().join("none"), true),
+            Err(OpenError::Open { .. })
+        ));
+        assert!(matches!(
+            open_with(image(b"").path(), true),
+            Err(OpenError::Empty { .. })
+        ));
+        assert!(matches!(
+            open_with(image(&[0; 513]).path(), true),
+            Err(OpenError::Length { len: 513, .. })
+        ));
+        assert!(matches!(
+            open_with(Path::new("/dev/null"), true),
+            Err(OpenError::Kind { .. })
+        ));
+    }
+
+    #[test]
+    fn formats_come_from_names_and_never_from_content() {
+        for (name, format) in [
+            ("a.qcow2", Format::Qcow2),
+            ("a.QCOW2", Format::Qcow2),
+            ("a.img", Format::Raw),
+            ("qcow2", Format::Raw),
+            ("a.qcow2.img", Format::Raw),
+        ] {
+            assert_eq!(Format::of_name(Path::new(name)), format, "{name}");
+        }
+        let mut header = [0; 512];
+        header[..4].copy_from_slice(b"QFI\xfb");
+        let file = image(&header);
+        assert_eq!(open_with(file.path(), true).unwrap().image.len(), 512);
+    }
+
+    #[test]
+    fn two_writers_are_refused_and_two_readers_are_not() {
+        let file = image(&[0; 512]);
+        let writer = open_with(file.path(), false).unwrap();
+        let refused = open_with(file.path(), true).unwrap_err();
+        let ours = std::process::id();
+        assert!(
+            matches!(&refused, OpenError::Locked { pids, .. } if *pids == [ours]),
+            "{refused}"
+        );
+        drop(writer);
+        let _a = open_with(file.path(), true).unwrap();
+        let _b = open_with(file.path(), true).unwrap();
+    }
+}

@@ -1,0 +1,313 @@
+//! qcow2 images, by the imago library: sparse files that may rest on a backing file.
+//!
+//! imago keeps the format's tables; here is what a VMM decides for itself: which files an image may
+//! name (a header can come from anywhere), and what each request means.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use imago::file::File as ImagoFile;
+use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::{FormatAccess, qcow2, raw};
+
+use super::open::{Format, open_file, take_lock};
+use super::{Access, CacheMode, Image, IoBuffers, OpenError, Work};
+use crate::error::io_reason;
+
+/// Bytes that every header has: version 2, the shorter one.
+const HEADER_BYTES: usize = 72;
+/// Images that may stand on each other.
+const MAX_CHAIN: usize = 16;
+
+type Layer = Arc<FormatAccess<ImagoFile>>;
+
+/// See the [module](self).
+pub struct Qcow2 {
+    // A discard takes clusters away, which imago allows only while nothing else is going on.
+    access: RwLock<FormatAccess<ImagoFile>>,
+    len: u64,
+}
+
+impl Qcow2 {
+    /// The image in `file`, which was opened from `path` and is locked.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(file: File, path: &Path, access: Access) -> Result<Self, OpenError> {
+        let mut chain = Chain {
+            folder: folder_of(path),
+            seen: vec![identity(&file)],
+            access,
+        };
+        let image = chain.open(file, path, !access.read_only)?;
+        let access = FormatAccess::new(image);
+        Ok(Qcow2 {
+            len: access.size(),
+            access: RwLock::new(access),
+        })
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&FormatAccess<ImagoFile>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        work(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn alone<T>(
+        &self,
+        work: impl FnOnce(&mut FormatAccess<ImagoFile>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        work(&mut self.access.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.read(|access| {
+            // Tables first, from memory to the file; then the file to the disk.
+            access.flush()?;
+            access.sync()
+        })
+    }
+}
+
+impl Image for Qcow2 {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
+        match work {
+            Work::Read { offset } => {
+                let mut vector = IoVectorMut::with_capacity(buffers.rest().len());
+                for segment in buffers.rest() {
+                    // SAFETY: the segment is guest RAM that `buffers` keeps mapped. The guest may
+                    // write there as well; imago and the kernel only store into it.
+                    let slice = unsafe {
+                        std::slice::from_raw_parts_mut(segment.iov_base.cast(), segment.iov_len)
+                    };
+                    vector.push_ioslice(IoSliceMut::new(slice));
+                }
+                self.read(|access| access.readv(vector, offset))
+            }
+            Work::Write { offset, durable } => {
+                let mut vector = IoVector::with_capacity(buffers.rest().len());
+                for segment in buffers.rest() {
+                    // SAFETY: as above; imago and the kernel only copy from it.
+                    let slice = unsafe {
+                        std::slice::from_raw_parts(segment.iov_base.cast(), segment.iov_len)
+                    };
+                    vector.push_ioslice(IoSlice::new(slice));
+                }
+                self.read(|access| access.writev(vector, offset))?;
+                if durable { self.sync() } else { Ok(()) }
+            }
+            Work::Flush => self.sync(),
+            Work::Discard { offset, len } => {
+                match self.alone(|access| access.discard_to_any(offset, len)) {
+                    // A hint, which images of version 2 cannot take.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+                    result => result,
+                }
+            }
+            Work::Zero {
+                offset,
+                len,
+                unmap: true,
+            } => match self.alone(|access| access.discard_to_zero(offset, len)) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.read(|access| access.write_zeroes(offset, len))
+                }
+                result => result,
+            },
+            Work::Zero { offset, len, .. } => self.read(|access| access.write_zeroes(offset, len)),
+        }
+    }
+}
+
+/// Opens an image and those below it.
+struct Chain {
+    /// Backing files are looked for here and nowhere else.
+    folder: PathBuf,
+    seen: Vec<(u64, u64)>,
+    access: Access,
+}
+
+impl Chain {
+    fn open(
+        &mut self,
+        file: File,
+        path: &Path,
+        writable: bool,
+    ) -> Result<qcow2::Qcow2<ImagoFile, Layer>, OpenError> {
+        check_header(&file, path, self.access.cache)?;
+        let broken = |error: io::Error| damaged(path, error_text(&error), CHECK);
+        let storage = ImagoFile::try_from(file).map_err(broken)?;
+        let mut image =
+            qcow2::Qcow2::<ImagoFile, Layer>::open_image(storage, writable).map_err(broken)?;
+        if image.requires_external_data_file() {
+            return Err(damaged(
+                path,
+                "its data is in another file, which is not supported",
+                "make one file of it: bantam image cannot, 'qemu-img convert -O qcow2' can",
+            ));
+        }
+        let backing = match image.implicit_backing_file().cloned() {
+            None => None,
+            Some(name) => {
+                let format = image.implicit_backing_format().cloned();
+                Some(self.open_backing(path, &name, format.as_deref())?)
+            }
+        };
+        image.set_backing(backing);
+        Ok(image)
+    }
+
+    fn open_backing(
+        &mut self,
+        above: &Path,
+        name: &str,
+        format: Option<&str>,
+    ) -> Result<Layer, OpenError> {
+        let wrong = |reason: String, help: &str| Err(damaged(above, reason, help));
+        if !self.access.backing {
+            return wrong(
+                format!("it rests on a backing file, '{name}'"),
+                "if you trust the image, allow it with 'backing=on'",
+            );
+        }
+        let format = match format {
+            Some("qcow2") => Format::Qcow2,
+            Some("raw" | "file") => Format::Raw,
+            Some(other) => {
+                return wrong(
+                    format!("its backing file is of format '{other}'"),
+                    "backing files may be raw or qcow2",
+                );
+            }
+            None => {
+                return wrong(
+                    "it does not say of which format its backing file is".into(),
+                    "say so in it: qemu-img rebase -u -b FILE -F FORMAT IMAGE",
+                );
+            }
+        };
+        let beside = above.parent().unwrap_or(Path::new("")).join(name);
+        let path = match beside.canonicalize() {
+            Ok(path) if path.starts_with(&self.folder) => path,
+            Ok(path) => {
+                return wrong(
+                    format!("its backing file {} is in another folder", path.display()),
+                    "keep a chain of images in one folder",
+                );
+            }
+            Err(error) => {
+                return wrong(
+                    format!("its backing file '{name}': {}", io_reason(&error)),
+                    "put it beside the image",
+                );
+            }
+        };
+        let access = Access {
+            format,
+            read_only: true,
+            ..self.access
+        };
+        let file = open_file(&path, access)?;
+        if self.seen.contains(&identity(&file)) {
+            return wrong(
+                format!("its backing file '{name}' rests on the image itself"),
+                "somebody has made a circle: qemu-img rebase -u -b mends it",
+            );
+        }
+        self.seen.push(identity(&file));
+        if self.seen.len() > MAX_CHAIN {
+            return wrong(
+                format!("more than {MAX_CHAIN} images rest on each other"),
+                "make fewer of them: qemu-img commit",
+            );
+        }
+        take_lock(&file, &path, true)?;
+        match format {
+            Format::Qcow2 => Ok(Arc::new(FormatAccess::new(self.open(file, &path, false)?))),
+            Format::Raw => ImagoFile::try_from(file)
+                .and_then(|storage| raw::Raw::open_image(storage, false))
+                .map(|image| Arc::new(FormatAccess::new(image)))
+                .map_err(|error| damaged(&path, error_text(&error), CHECK)),
+        }
+    }
+}
+
+const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
+
+fn damaged(path: &Path, reason: impl Into<String>, help: &str) -> OpenError {
+    OpenError::Damaged {
+        path: path.into(),
+        reason: reason.into(),
+        help: help.into(),
+    }
+}
+
+/// One line of what may be several.
+fn error_text(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) => io_reason(error),
+        None => error.to_string().lines().collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// What can be said better than by a library that has to serve everybody.
+fn check_header(file: &File, path: &Path, cache: CacheMode) -> Result<(), OpenError> {
+    let mut block = vec![0; 8192];
+    let start = block.as_ptr().align_offset(4096).min(4096);
+    let end = start.saturating_add(4096);
+    let header = block.get_mut(start..end).unwrap_or_default();
+    let read = file.read_at(header, 0).map_err(|source| match cache {
+        CacheMode::Direct => OpenError::Direct {
+            path: path.into(),
+            source,
+        },
+        CacheMode::Writeback => damaged(path, io_reason(&source), CHECK),
+    })?;
+    let field = |at: usize| -> Option<u32> {
+        let bytes = header.get(at..at.checked_add(4)?)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    if read < HEADER_BYTES || !header.starts_with(b"QFI\xfb") {
+        return Err(damaged(
+            path,
+            "it is not a qcow2 image",
+            "for a raw image write 'format=raw', or let its name not end in .qcow2",
+        ));
+    }
+    if !matches!(field(4), Some(2 | 3)) {
+        return Err(damaged(
+            path,
+            format!("qcow2 version {} is not known", field(4).unwrap_or(0)),
+            "versions 2 and 3 are; 'qemu-img convert -O qcow2' makes one of them",
+        ));
+    }
+    if field(32) != Some(0) {
+        return Err(damaged(
+            path,
+            "it is encrypted",
+            "decrypt it first: qemu-img convert, with the image's secret",
+        ));
+    }
+    Ok(())
+}
+
+fn identity(file: &File) -> (u64, u64) {
+    file.metadata().map_or((0, 0), |m| (m.dev(), m.ino()))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Not to be found: then no backing file is inside of it.
+    parent.canonicalize().unwrap_or_else(|_| parent.into())
+}

@@ -1,0 +1,148 @@
+//! What all queues of one disk share, and what its driver is told of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use virtio_bindings::bindings::virtio_blk as blk;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vm_memory::GuestMemoryMmap;
+
+use super::request::{Geometry, MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS};
+use super::{QUEUE_SIZE, SERIAL_BYTES};
+use crate::storage::limit::Limiter;
+use crate::storage::{Image, IoMode, SECTOR_BYTES};
+use crate::virtio::Interrupt;
+
+/// Data segments per request: the ring less the header and the status.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// What the host's file systems and disks like to write at a time.
+const PHYSICAL_BLOCK: u32 = 4096;
+/// Complaints about one disk that reach the log: a guest can cause them without end.
+const MAX_COMPLAINTS: u32 = 10;
+
+/// How a disk is to be.
+pub struct Setup {
+    /// Its content.
+    pub image: Arc<dyn Image>,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// DISCARD and WRITE_ZEROES are offered.
+    pub discard: bool,
+    /// What the guest finds in `/sys/block/vda/serial`, cut to 20 bytes.
+    pub serial: String,
+    /// Request queues, at least one.
+    pub queues: u16,
+    /// How requests are done.
+    pub io: IoMode,
+    /// How many of them a second.
+    pub limiter: Option<Limiter>,
+}
+
+/// What all queues share.
+pub struct Disk {
+    pub(super) image: Arc<dyn Image>,
+    pub(super) geometry: Geometry,
+    pub(super) serial: [u8; SERIAL_BYTES],
+    pub(super) memory: Arc<GuestMemoryMmap>,
+    pub(super) interrupt: Arc<Interrupt>,
+    pub(super) limiter: Option<Limiter>,
+    pub(super) io: IoMode,
+    complaints: AtomicU32,
+}
+
+impl Disk {
+    pub(super) fn new(
+        setup: Setup,
+        memory: Arc<GuestMemoryMmap>,
+        interrupt: Arc<Interrupt>,
+    ) -> Self {
+        let mut serial = [0; SERIAL_BYTES];
+        for (to, from) in serial.iter_mut().zip(setup.serial.bytes()) {
+            *to = from;
+        }
+        let block = setup.image.alignment().max(SECTOR_BYTES as u32);
+        let len = setup.image.len();
+        Disk {
+            geometry: Geometry {
+                len: len.saturating_sub(len % u64::from(block)),
+                read_only: setup.read_only,
+                discard: setup.discard && !setup.read_only,
+                block,
+            },
+            image: setup.image,
+            serial,
+            memory,
+            interrupt,
+            limiter: setup.limiter,
+            io: setup.io,
+            complaints: AtomicU32::new(0),
+        }
+    }
+
+    /// The features that are offered for this disk.
+    pub(super) fn features(&self, queues: u16) -> u64 {
+        let mut features = 1 << blk::VIRTIO_BLK_F_SEG_MAX
+            | 1 << blk::VIRTIO_BLK_F_BLK_SIZE
+            | 1 << blk::VIRTIO_BLK_F_TOPOLOGY
+            | 1 << blk::VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+        if self.geometry.read_only {
+            features |= 1 << blk::VIRTIO_BLK_F_RO;
+        }
+        if self.geometry.discard {
+            features |= 1 << blk::VIRTIO_BLK_F_DISCARD | 1 << blk::VIRTIO_BLK_F_WRITE_ZEROES;
+        }
+        if queues > 1 {
+            features |= 1 << blk::VIRTIO_BLK_F_MQ;
+        }
+        features
+    }
+
+    /// `struct virtio_blk_config` up to `write_zeroes_may_unmap` (5.2.4).
+    ///
+    /// ```text
+    ///    0 capacity u64            24 physical_block_exp u8   34 num_queues u16
+    ///    8 size_max u32            25 alignment_offset u8     36 max_discard_sectors u32
+    ///   12 seg_max u32             26 min_io_size u16         40 max_discard_seg u32
+    ///   16 geometry u32            28 opt_io_size u32         44 discard_sector_alignment u32
+    ///   20 blk_size u32            32 writeback u8, unused u8 48 max_write_zeroes_sectors u32
+    ///                                                         52 max_write_zeroes_seg u32
+    ///                                                         56 write_zeroes_may_unmap u8
+    /// ```
+    pub(super) fn config_space(&self, queues: u16) -> Vec<u8> {
+        let block = self.geometry.block;
+        let blocks = PHYSICAL_BLOCK.checked_div(block).unwrap_or(1).max(1);
+        let mut config = Vec::with_capacity(60);
+        config.extend((self.geometry.len / SECTOR_BYTES).to_le_bytes());
+        config.extend(0u32.to_le_bytes());
+        config.extend(SEG_MAX.to_le_bytes());
+        config.extend(0u32.to_le_bytes());
+        config.extend(block.to_le_bytes());
+        config.extend([blocks.trailing_zeros() as u8, 0]);
+        config.extend((blocks as u16).to_le_bytes());
+        config.extend(0u32.to_le_bytes());
+        config.extend([0, 0]);
+        config.extend(queues.to_le_bytes());
+        config.extend(MAX_DISCARD_SECTORS.to_le_bytes());
+        config.extend(1u32.to_le_bytes());
+        config.extend((PHYSICAL_BLOCK / SECTOR_BYTES as u32).to_le_bytes());
+        config.extend(MAX_ZERO_SECTORS.to_le_bytes());
+        config.extend(1u32.to_le_bytes());
+        config.extend([1, 0, 0, 0]);
+        config
+    }
+
+    pub(super) fn complain(&self, what: &str) {
+        match self.complaints.fetch_add(1, Ordering::Relaxed) {
+            ..MAX_COMPLAINTS => log::warn!("virtio-blk: {what}"),
+            MAX_COMPLAINTS => log::warn!("virtio-blk: {what}; more of this is not shown"),
+            _ => {
+                // Does not come round to 0.
+                self.complaints.store(MAX_COMPLAINTS + 1, Ordering::Relaxed);
+            }
+        }
+    }
+}
