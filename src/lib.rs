@@ -10,9 +10,9 @@
 //! 3. [`arch`]: memory layout, registers, CPUID, ACPI: what the guest takes for a PC;
 //! 4. [`boot`]: what a kernel image is and how it is entered;
 //! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
-//! 6. [`storage`]: where sectors live; [`terminal`]: raw mode that always ends.
+//! 6. [`storage`]: where sectors live; [`image`]: disk images as files; [`terminal`]: raw mode that always ends.
 //!
-//! Arrows point one way: `cli -> machine -> { boot, devices, virtio, storage } -> arch`. Only
+//! Arrows point one way: `cli -> { machine, image } -> { boot, devices, virtio, storage } -> arch`. Only
 //! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that
 //! a unit test can give it.
 
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod devices;
 pub mod error;
+pub mod image;
 pub mod machine;
 pub mod storage;
 pub mod terminal;

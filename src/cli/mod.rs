@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod image;
 mod inspect;
 mod run;
 
@@ -45,6 +46,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell what a kernel image is and what it needs
     Inspect(inspect::InspectArgs),
+    /// Make, look at, convert and resize disk images
+    Image(image::ImageArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -84,6 +87,7 @@ fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure>
         Command::Run(args) => run::run(*args),
         Command::Check(args) => Ok(check::check(&args)),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Image(args) => image::image(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bantam", &mut script);

@@ -102,6 +102,34 @@ pub fn memory(text: &str) -> Result<u64, ConfigError> {
     Ok(bytes)
 }
 
+/// The length of a disk image: `20G`; a bare number counts bytes, as with qemu-img.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn image_size(text: &str) -> Result<u64, ConfigError> {
+    let wrong = |why: &str| {
+        wrong(
+            "size",
+            text,
+            why,
+            "write a number with a unit: 512M, 20G, 1T",
+        )
+    };
+    let (number, unit) = number_and_unit(text).ok_or_else(|| wrong("not a size"))?;
+    let shift = match unit.as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return Err(wrong(&format!("unknown unit '{unit}'"))),
+    };
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| wrong("larger than any file"))
+}
+
 /// Whether `bytes` of guest memory can be had from `backing`.
 ///
 /// # Errors

@@ -250,7 +250,10 @@ fn whole_sectors(path: &Path, len: u64) -> Result<(), OpenError> {
 }
 
 /// Opens a regular file or block device, and nothing else.
-pub(super) fn open_file(path: &Path, access: Access) -> Result<File, OpenError> {
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_file(path: &Path, access: Access) -> Result<File, OpenError> {
     let refused = |source| OpenError::Open {
         path: path.into(),
         read_only: access.read_only,
@@ -292,7 +295,10 @@ pub(super) fn open_file(path: &Path, access: Access) -> Result<File, OpenError> 
 }
 
 /// Keeps others away as far as `read_only` allows them.
-pub(super) fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+///
+/// # Errors
+/// [`OpenError::Locked`].
+pub fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     let kind = match read_only {
         true => LockKind::Shared,
         false => LockKind::Exclusive,

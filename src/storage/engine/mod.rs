@@ -85,3 +85,6 @@ pub fn start(
 pub fn check_uring() -> io::Result<()> {
     io_uring::IoUring::new(1).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,11 @@
 //! qcow2 images, by the imago library: sparse files that may rest on a backing file.
 //!
+//! [`manage`] makes and changes images as files.
+//!
 //! imago keeps the format's tables; here is what a VMM decides for itself: which files an image may
 //! name (a header can come from anywhere), and what each request means.
+
+pub mod manage;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -13,12 +17,14 @@ use imago::file::File as ImagoFile;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::{FormatAccess, qcow2, raw};
 
-use super::open::{Format, open_file, take_lock};
-use super::{Access, CacheMode, Image, IoBuffers, OpenError, Work};
 use crate::error::io_reason;
+use crate::storage::open::{Format, open_file, take_lock};
+use crate::storage::{Access, CacheMode, Image, IoBuffers, OpenError, Work};
 
 /// Bytes that every header has: version 2, the shorter one.
 const HEADER_BYTES: usize = 72;
+/// The first of them.
+const MAGIC: &[u8] = b"QFI\xfb";
 /// Images that may stand on each other.
 const MAX_CHAIN: usize = 16;
 
@@ -37,17 +43,29 @@ impl Qcow2 {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(file: File, path: &Path, access: Access) -> Result<Self, OpenError> {
+        let access = Self::access(file, path, access)?;
+        Ok(Qcow2 {
+            len: access.size(),
+            access: RwLock::new(access),
+        })
+    }
+
+    /// The same as imago's own type.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn access(
+        file: File,
+        path: &Path,
+        access: Access,
+    ) -> Result<FormatAccess<ImagoFile>, OpenError> {
         let mut chain = Chain {
             folder: folder_of(path),
             seen: vec![identity(&file)],
             access,
         };
         let image = chain.open(file, path, !access.read_only)?;
-        let access = FormatAccess::new(image);
-        Ok(Qcow2 {
-            len: access.size(),
-            access: RwLock::new(access),
-        })
+        Ok(FormatAccess::new(image))
     }
 
     fn read<T>(
@@ -151,7 +169,7 @@ impl Chain {
             return Err(damaged(
                 path,
                 "its data is in another file, which is not supported",
-                "make one file of it: bantam image cannot, 'qemu-img convert -O qcow2' can",
+                "make one file of it: qemu-img convert -O qcow2",
             ));
         }
         let backing = match image.implicit_backing_file().cloned() {
@@ -271,11 +289,8 @@ fn check_header(file: &File, path: &Path, cache: CacheMode) -> Result<(), OpenEr
         },
         CacheMode::Writeback => damaged(path, io_reason(&source), CHECK),
     })?;
-    let field = |at: usize| -> Option<u32> {
-        let bytes = header.get(at..at.checked_add(4)?)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    if read < HEADER_BYTES || !header.starts_with(b"QFI\xfb") {
+    let field = |at| be32(header, at);
+    if read < HEADER_BYTES || !header.starts_with(MAGIC) {
         return Err(damaged(
             path,
             "it is not a qcow2 image",
@@ -297,6 +312,12 @@ fn check_header(file: &File, path: &Path, cache: CacheMode) -> Result<(), OpenEr
         ));
     }
     Ok(())
+}
+
+/// A number of the header, which is big-endian.
+fn be32(header: &[u8], at: usize) -> Option<u32> {
+    let bytes = header.get(at..at.checked_add(4)?)?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
 fn identity(file: &File) -> (u64, u64) {

@@ -1,0 +1,123 @@
+//! Disk images as files: `bantam image`.
+//!
+//! - [`create`]: a new one, empty;
+//! - [`info`]: what one is;
+//! - [`convert`]: one made into another;
+//! - [`resize`]: another length.
+//!
+//! A new file has no name before it is whole ([`target`]): whatever ends the command, nothing half
+//! done is left behind, and no image is ever overwritten.
+
+pub mod convert;
+pub mod create;
+pub mod info;
+pub mod resize;
+pub mod target;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{ExitStatus, Help, io_reason};
+use crate::storage::open::{self, Format};
+use crate::storage::{Access, OpenError, SECTOR_BYTES};
+
+/// What can go wrong with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// It cannot be opened, or is locked, or damaged.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A file is in the way.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The words do not fit together.
+    #[error("{what}")]
+    Words {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+    /// The host refuses.
+    #[error("cannot {what} {}: {}", path.display(), io_reason(source))]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// The exit code: 2 where the words are wrong, 3 where the files are.
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            ImageError::Words { .. } => ExitStatus::Usage,
+            _ => ExitStatus::Start,
+        }
+    }
+}
+
+impl Help for ImageError {
+    fn help(&self) -> String {
+        match self {
+            ImageError::Open(error) => error.help(),
+            ImageError::Exists { .. } => {
+                "give another name, or remove it first if nobody needs it".into()
+            }
+            ImageError::Words { help, .. } => help.clone(),
+            ImageError::Host { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "make room; nothing of the new image is left behind".into()
+                }
+                io::ErrorKind::NotFound => "make the folder first".into(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "choose a folder in which you may write".into()
+                }
+                _ => "'bantam image info' and 'qemu-img check' tell more of an image".into(),
+            },
+        }
+    }
+}
+
+fn host<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + 'a {
+    move |source| ImageError::Host {
+        what,
+        path: path.into(),
+        source,
+    }
+}
+
+/// Rounds up to whole sectors, as qemu-img does.
+fn whole_sectors(len: u64) -> Result<u64, ImageError> {
+    // The kernel's limit of a file's length is that of an i64.
+    match len.checked_next_multiple_of(SECTOR_BYTES) {
+        Some(0) => Err(ImageError::Words {
+            what: "a disk of no bytes".into(),
+            help: "give a size: 20G".into(),
+        }),
+        Some(len) if i64::try_from(len).is_ok() => Ok(len),
+        _ => Err(ImageError::Words {
+            what: "larger than any file can be".into(),
+            help: "give less: 20G".into(),
+        }),
+    }
+}
+
+/// Opens an image to change it, under its lock.
+fn open_locked(path: &Path, format: Format, read_only: bool) -> Result<File, OpenError> {
+    let access = Access {
+        format,
+        read_only,
+        ..Access::default()
+    };
+    let file = open::open_file(path, access)?;
+    open::take_lock(&file, path, read_only)?;
+    Ok(file)
+}

@@ -1,0 +1,255 @@
+//! Every engine over every kind of image, many jobs at once, against a copy in memory.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::*;
+use crate::storage::open::{self, Format};
+use crate::storage::qcow2::manage;
+use crate::storage::{Access, CacheMode, IoBuffers, Work};
+
+const LEN: u64 = 4 << 20;
+const SLOTS: u16 = 32;
+/// Guest memory of one job.
+const ROOM: u64 = 128 << 10;
+
+/// A generator whose numbers are the same in each run (Marsaglia's xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// What a job was to do, and the bytes that it wrote or has to find.
+struct Expected {
+    offset: u64,
+    len: u64,
+    read: Option<Vec<u8>>,
+}
+
+/// Waits as the event loop does: for the event fd, and only after `rearm` has said that nothing
+/// has ended yet.
+fn wait(engine: &mut dyn Engine, event: &EventFd) {
+    if engine.rearm() {
+        return;
+    }
+    let mut poll = libc::pollfd {
+        fd: std::os::fd::AsRawFd::as_raw_fd(event),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, valid for the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+    assert_eq!(ready, 1, "no end was told of within 20 s");
+    let _ = event.read();
+}
+
+fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
+    let opened = open::open(path, access).unwrap();
+    assert_eq!(opened.image.len(), LEN);
+    let alignment = u64::from(opened.image.alignment()).max(512);
+    let ram = u64::from(SLOTS) * ROOM;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram as usize)]).unwrap();
+    let memory = Arc::new(memory);
+    let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let mut engine = start(&opened.image, mode, SLOTS, &event);
+    let mut numbers = Numbers(seed);
+    let mut disk = vec![0u8; LEN as usize];
+    let mut running: HashMap<u16, Expected> = HashMap::new();
+    let (mut begun, mut ended) = (0, 0);
+    while ended < 1500 {
+        while begun < 1500 && running.len() < usize::from(SLOTS) {
+            let token = (0..SLOTS).find(|t| !running.contains_key(t)).unwrap();
+            let len = (1 + numbers.below(40)) * alignment;
+            let len = len.min(ROOM - 1024);
+            let len = len - len % alignment;
+            let offset = numbers.below((LEN - len) / alignment) * alignment;
+            let kind = numbers.below(10);
+            // Jobs that touch the same bytes have no order among them.
+            if running
+                .values()
+                .any(|r| offset < r.offset + r.len && r.offset < offset + len)
+            {
+                break;
+            }
+            let at = u64::from(token) * ROOM + numbers.below(2) * 7;
+            let mut buffers = IoBuffers::new(memory.clone());
+            let span = offset as usize..(offset + len) as usize;
+            let mut read = None;
+            let work = match kind {
+                0..4 => {
+                    read = Some(disk[span].to_vec());
+                    Work::Read { offset }
+                }
+                4..8 => {
+                    let byte = numbers.below(255) as u8 + 1;
+                    disk[span].fill(byte);
+                    let bytes = vec![byte; len as usize];
+                    memory.write_slice(&bytes, GuestAddress(at)).unwrap();
+                    let durable = kind == 7;
+                    Work::Write { offset, durable }
+                }
+                8 => {
+                    disk[span].fill(0);
+                    let unmap = numbers.below(2) == 0;
+                    Work::Zero { offset, len, unmap }
+                }
+                _ => Work::Flush,
+            };
+            if matches!(work, Work::Read { .. } | Work::Write { .. }) {
+                // In two pieces, so that vectors are used as well.
+                let first = 512 * (1 + numbers.below(len / 512)) as u32;
+                assert!(buffers.push(GuestAddress(at), first));
+                let rest = GuestAddress(at + u64::from(first));
+                assert!(buffers.push(rest, len as u32 - first));
+                let fill = matches!(work, Work::Write { .. });
+                buffers.align(opened.image.alignment(), fill).unwrap();
+            }
+            let expected = Expected { offset, len, read };
+            running.insert(token, expected);
+            begun += 1;
+            engine.submit(Job {
+                token,
+                work,
+                buffers,
+            });
+            // The place of the data, for the check.
+            memory
+                .write_obj(at, GuestAddress((u64::from(token) + 1) * ROOM - 8))
+                .unwrap();
+        }
+        engine.commit();
+        let mut any = false;
+        while let Some((mut job, result)) = engine.complete() {
+            any = true;
+            result.unwrap_or_else(|error| panic!("{mode:?} {access:?} {:?}: {error}", job.work));
+            job.buffers.restore(matches!(job.work, Work::Read { .. }));
+            let expected = running.remove(&job.token).unwrap();
+            if let Some(bytes) = expected.read {
+                let place = GuestAddress((u64::from(job.token) + 1) * ROOM - 8);
+                let at: u64 = memory.read_obj(place).unwrap();
+                let mut found = vec![0; bytes.len()];
+                memory.read_slice(&mut found, GuestAddress(at)).unwrap();
+                assert!(found == bytes, "{mode:?} {access:?} {:?}", job.work);
+            }
+            ended += 1;
+        }
+        if !any {
+            wait(&mut *engine, &event);
+        }
+    }
+    drop(engine);
+    let mut none = IoBuffers::new(memory);
+    opened.image.run(Work::Flush, &mut none).unwrap();
+    drop(opened);
+    compare(path, access.format, &disk);
+}
+
+/// The file, read by others, holds what was written.
+fn compare(path: &Path, format: Format, disk: &[u8]) {
+    match format {
+        Format::Raw => assert!(std::fs::read(path).unwrap() == disk),
+        Format::Qcow2 => {
+            // tests/qcow2.rs has qemu-img read it.
+            let access = Access {
+                format,
+                read_only: true,
+                ..Access::default()
+            };
+            let again = open::open(path, access).unwrap();
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LEN as usize)]).unwrap();
+            let memory = Arc::new(memory);
+            let mut buffers = IoBuffers::new(memory.clone());
+            assert!(buffers.push(GuestAddress(0), LEN as u32));
+            let read = Work::Read { offset: 0 };
+            again.image.run(read, &mut buffers).unwrap();
+            let mut found = vec![0; LEN as usize];
+            memory.read_slice(&mut found, GuestAddress(0)).unwrap();
+            assert!(found == disk);
+        }
+    }
+}
+
+fn raw() -> tempfile::NamedTempFile {
+    // Not in /tmp: that may be a tmpfs, which has no direct I/O on older hosts.
+    let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+    let file = file.unwrap();
+    file.as_file().set_len(LEN).unwrap();
+    file
+}
+
+#[test]
+fn threads_do_raw_images() {
+    exercise(raw().path(), Access::default(), IoMode::Threads, 1);
+}
+
+#[test]
+fn uring_does_raw_images() {
+    if let Err(why) = check_uring() {
+        eprintln!("not tested, no io_uring here: {why}");
+        return;
+    }
+    exercise(raw().path(), Access::default(), IoMode::Uring, 2);
+}
+
+#[test]
+fn direct_io_does_raw_images() {
+    let access = Access {
+        cache: CacheMode::Direct,
+        ..Access::default()
+    };
+    exercise(raw().path(), access, IoMode::Auto, 3);
+    exercise(raw().path(), access, IoMode::Threads, 4);
+}
+
+#[test]
+fn threads_do_qcow2_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let new = manage::New {
+        len: LEN,
+        cluster: manage::CLUSTER,
+        backing: None,
+    };
+    let mut file = std::fs::File::options();
+    file.read(true).write(true).create_new(true);
+    drop(manage::make(file.open(&path).unwrap(), &new).unwrap());
+    let access = Access {
+        format: Format::Qcow2,
+        ..Access::default()
+    };
+    exercise(&path, access, IoMode::Auto, 5);
+}
+
+#[test]
+fn a_drain_ends_everything() {
+    let file = raw();
+    let image = open::open(file.path(), Access::default()).unwrap().image;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let memory = Arc::new(memory);
+    for mode in [IoMode::Auto, IoMode::Threads] {
+        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let mut engine = start(&image, mode, SLOTS, &event);
+        for token in 0..SLOTS {
+            engine.submit(Job {
+                token,
+                work: Work::Flush,
+                buffers: IoBuffers::new(memory.clone()),
+            });
+        }
+        engine.commit();
+        engine.drain();
+        assert!(engine.complete().is_none(), "{mode:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(engine.complete().is_none(), "{mode:?}: a late end");
+    }
+}
