@@ -136,6 +136,7 @@ fn queue(c: &mut Criterion) {
         queues: 1,
         io: IoMode::Inline,
         limiter: None,
+        poll: false,
     };
     let block = Block::new(setup, memory.clone(), interrupt).unwrap();
     let mut queue = Queue::new(SIZE).unwrap();

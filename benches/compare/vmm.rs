@@ -97,6 +97,7 @@ pub const TEMPLATES: [Template; 7] = [
         pvh: &["--protocol", "pvh"],
         initrd: &["--initrd", "{initrd}"],
         disk: &["--disk", "{disk}"],
+        disk_direct: Some(&["--disk", "{disk},cache=direct,iothread"]),
         cmdline: "pci=off",
         virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
         ..PLAIN

@@ -273,6 +273,7 @@ fn add_disk(
         queues: config.queues,
         io: config.io,
         limiter: Limiter::new(config.limit_requests, config.limit_bytes),
+        poll: config.io_thread,
     };
     let block =
         Arc::new(Block::new(setup, memory.clone(), interrupt).map_err(host("make an event fd"))?);

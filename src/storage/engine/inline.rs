@@ -35,6 +35,10 @@ impl Engine for Inline {
         self.done.pop_front()
     }
 
+    fn ready(&mut self) -> bool {
+        !self.done.is_empty()
+    }
+
     fn rearm(&mut self) -> bool {
         !self.done.is_empty()
     }

@@ -47,6 +47,10 @@ pub trait Engine: Send {
     /// A job that has ended, and how.
     fn complete(&mut self) -> Option<(Job, io::Result<()>)>;
 
+    /// Whether there may be something to `complete`: a look that costs next to nothing, for a
+    /// caller that has nothing else to do.
+    fn ready(&mut self) -> bool;
+
     /// Lets the event fd tell of the next end. True when there is one already, of which it will
     /// not tell.
     fn rearm(&mut self) -> bool;

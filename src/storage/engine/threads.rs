@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -29,6 +30,8 @@ struct Shared {
     idle: Condvar,
     image: Arc<dyn Image>,
     event: Arc<EventFd>,
+    /// The length of `done`.
+    ended: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -60,6 +63,7 @@ impl Shared {
                 state = self.lock();
                 state.running = state.running.saturating_sub(1);
                 state.done.push_back((job, result));
+                self.ended.fetch_add(1, Ordering::AcqRel);
                 if state.armed {
                     state.armed = false;
                     // Fails only when it is readable already.
@@ -92,6 +96,7 @@ impl Threads {
                 idle: Condvar::new(),
                 image,
                 event,
+                ended: AtomicUsize::new(0),
             }),
             threads: Vec::new(),
         }
@@ -129,6 +134,7 @@ impl Engine for Threads {
             if let Some(mut job) = job {
                 let result = self.shared.image.run(job.work, &mut job.buffers);
                 self.shared.lock().done.push_back((job, result));
+                self.shared.ended.fetch_add(1, Ordering::AcqRel);
             }
         }
     }
@@ -136,7 +142,19 @@ impl Engine for Threads {
     fn commit(&mut self) {}
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
-        self.shared.lock().done.pop_front()
+        // Not worth a lock for nothing.
+        if !self.ready() {
+            return None;
+        }
+        let end = self.shared.lock().done.pop_front();
+        if end.is_some() {
+            self.shared.ended.fetch_sub(1, Ordering::AcqRel);
+        }
+        end
+    }
+
+    fn ready(&mut self) -> bool {
+        self.shared.ended.load(Ordering::Acquire) > 0
     }
 
     fn rearm(&mut self) -> bool {
@@ -157,6 +175,7 @@ impl Engine for Threads {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.done.clear();
+        self.shared.ended.store(0, Ordering::Release);
     }
 }
 

@@ -51,9 +51,11 @@ impl Uring {
             .raw_file()
             .ok_or_else(|| io::Error::other("only raw images can be used with io_uring"))?;
         let entries = u32::from(slots.max(1)).next_power_of_two();
-        // Completions wait for our next system call instead of interrupting: Linux 5.19.
+        // Completions wait for our next system call instead of interrupting, and a flag in the
+        // ring says that they do: Linux 5.19.
         let ring = IoUring::builder()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .build(entries)
             .or_else(|_| IoUring::new(entries))?;
         if !ring.params().is_feature_submit_stable() {
@@ -167,6 +169,17 @@ impl Engine for Uring {
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
         self.done.pop().or_else(|| self.answered())
+    }
+
+    fn ready(&mut self) -> bool {
+        if !self.done.is_empty() || !self.ring.completion().is_empty() {
+            return true;
+        }
+        if self.ring.submission().taskrun() {
+            // Any system call would do: the kernel posts the completions on its way out.
+            let _ = self.ring.submitter().submit_and_wait(0);
+        }
+        !self.ring.completion().is_empty()
     }
 
     fn rearm(&mut self) -> bool {

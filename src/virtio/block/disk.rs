@@ -38,6 +38,8 @@ pub struct Setup {
     pub io: IoMode,
     /// How many of them a second.
     pub limiter: Option<Limiter>,
+    /// A worker with a thread of its own may spin a little before it sleeps.
+    pub poll: bool,
 }
 
 /// What all queues share.
@@ -49,6 +51,7 @@ pub struct Disk {
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) limiter: Option<Limiter>,
     pub(super) io: IoMode,
+    pub(super) poll: bool,
     complaints: AtomicU32,
 }
 
@@ -77,6 +80,7 @@ impl Disk {
             interrupt,
             limiter: setup.limiter,
             io: setup.io,
+            poll: setup.poll,
             complaints: AtomicU32::new(0),
         }
     }

@@ -11,6 +11,7 @@
 //! whose lists of buffers, are used again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -34,6 +35,10 @@ const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+/// How long a worker that may spin does so before it sleeps: about what it costs to sleep and to be
+/// woken, on a host whose processors are virtual themselves.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// What a turn of [`Worker::run`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +96,9 @@ pub struct Worker {
     chain: Chain,
     request: Request,
     write_through: bool,
+    /// When it last went to sleep, and whether spinning would have spared it the last sleep.
+    slept: Instant,
+    spin: bool,
 }
 
 impl Worker {
@@ -108,6 +116,8 @@ impl Worker {
             chain: Chain::default(),
             request: Request::default(),
             write_through: false,
+            slept: Instant::now(),
+            spin: false,
         }
     }
 
@@ -159,6 +169,9 @@ impl Worker {
         let memory = &*disk.memory;
         let mut budget = BATCH;
         let mut used = false;
+        if disk.poll {
+            self.spin = self.slept.elapsed() < SPIN;
+        }
         let turn = loop {
             queue.disable_notification(memory)?;
             let stopped = self.take(queue, &mut budget, &mut used)?;
@@ -184,16 +197,50 @@ impl Worker {
                 }
                 // True when the driver has added something between our last look and now.
                 Stopped::Empty => {
+                    if self.spin {
+                        // What has ended is not to wait for what may come.
+                        self.interrupt(queue, &mut used)?;
+                        if self.wait_a_little(queue)? {
+                            continue;
+                        }
+                    }
                     if !queue.enable_notification(memory)? && !self.rearm() {
                         break Turn::Idle;
                     }
                 }
             }
         };
-        if used && queue.needs_notification(memory)? {
-            disk.interrupt.used_buffer();
+        self.interrupt(queue, &mut used)?;
+        if disk.poll {
+            self.slept = Instant::now();
         }
         Ok(turn)
+    }
+
+    /// Tells the driver of what was used since the last time, if it wants to be told.
+    fn interrupt(&self, queue: &mut Queue, used: &mut bool) -> Result<(), Broken> {
+        if std::mem::take(used) && queue.needs_notification(&*self.disk.memory)? {
+            self.disk.interrupt.used_buffer();
+        }
+        Ok(())
+    }
+
+    /// Looks at both ends for a moment; true when there is something to do. The driver need not
+    /// kick meanwhile, nor the engine write its event fd.
+    fn wait_a_little(&mut self, queue: &Queue) -> Result<bool, Broken> {
+        let end = Instant::now() + SPIN;
+        while Instant::now() < end {
+            for _ in 0..16 {
+                let avail = queue.avail_idx(&*self.disk.memory, Ordering::Acquire)?;
+                if avail.0 != queue.next_avail() || self.engine.as_mut().is_some_and(|e| e.ready())
+                {
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.spin = false;
+        Ok(false)
     }
 
     /// Lets the engine wake us again; true when something has ended meanwhile.
