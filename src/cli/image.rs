@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 
 use crate::config::values::image_size;
 use crate::error::{ExitStatus, Failure};
-use crate::image::ImageError;
 use crate::image::convert::convert;
 use crate::image::create::{self, Create};
 use crate::image::info::{self, amount};
 use crate::image::resize::{self, Length};
+use crate::image::{ImageError, target};
 use crate::storage::open::Format;
 
 const EXAMPLES: &str = "\
@@ -92,6 +92,7 @@ enum Command {
 
 /// Does it.
 pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
+    target::limits_are_errors();
     let failed = |error: ImageError| Failure::new(error.status(), &error);
     let size =
         |text: &str| image_size(text).map_err(|error| Failure::new(ExitStatus::Usage, &error));

@@ -11,25 +11,32 @@ use crate::storage::open::{self, Format};
 use crate::storage::qcow2::manage::{self, Facts};
 use crate::storage::{Access, lock};
 
-/// What is known of an image. Lengths are in bytes.
+/// What is known of an image. Lengths are in bytes; the names are those of qemu-img's JSON.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Info {
     /// Where it is.
+    #[serde(rename = "filename")]
     pub path: String,
     /// `raw` or `qcow2`.
     pub format: String,
     /// Length of the disk.
+    #[serde(rename = "virtual-size")]
     pub len: u64,
     /// What the file takes on the host.
+    #[serde(rename = "actual-size")]
     pub allocated: u64,
     /// A cluster of a qcow2 image.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "cluster-size", skip_serializing_if = "Option::is_none")]
     pub cluster: Option<u64>,
     /// The file below.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "backing-filename", skip_serializing_if = "Option::is_none")]
     pub backing: Option<String>,
     /// And its format.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "backing-filename-format",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub backing_format: Option<String>,
     /// Snapshots inside of the image.
     #[serde(skip_serializing_if = "is_zero")]

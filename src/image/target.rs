@@ -90,6 +90,12 @@ impl Drop for Target {
     }
 }
 
+/// Makes a write past the limit of `ulimit -f` an error of that write, not our end.
+pub fn limits_are_errors() {
+    // SAFETY: SIG_IGN is no handler of ours; nothing runs in its place.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn link(file: &File, path: &Path) -> io::Result<()> {
     let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let to = CString::new(path.as_os_str().as_bytes())?;

@@ -189,6 +189,127 @@ pub fn run() {
     check("and is quiet when reset", reg(0x070) == 0 && reg(0x060) == 0);
 }
 
+/// As many requests in flight as the ring has entries; request `i` moves a page at DATA + 4096 * i.
+fn burst(driver: &mut Driver, kind: u32, sector: u64) {
+    let write = if kind == 1 { 0 } else { WRITE };
+    let mut i = 0;
+    while i < SIZE {
+        let (header, status, table) = (HEADER + i * 16, STATUS + i, TABLE + i * 48);
+        write_u32(header, kind);
+        write_u32(header + 4, 0);
+        write_u64(header + 8, sector + i * 8);
+        write_u8(status, 0xaa);
+        desc(table, header, 16, NEXT, 1);
+        desc(table + 16, DATA + i * 4096, 4096, NEXT | write, 2);
+        desc(table + 32, status, 1, WRITE, 0);
+        desc(DESC + i * 16, table, 48, INDIRECT, 0);
+        write_word(AVAIL + 4 + u64::from(driver.avail) % SIZE * 2, i as u16);
+        driver.avail = driver.avail.wrapping_add(1);
+        i += 1;
+    }
+    write_word(AVAIL + 2, driver.avail);
+    set(0x050, 0);
+}
+
+/// Waits for all of a burst; whether all went well.
+fn settled(driver: &Driver) -> bool {
+    while read_u16(USED + 2) != driver.avail {}
+    let mut good = true;
+    let mut i = 0;
+    while i < SIZE {
+        good &= read_u8(STATUS + i) == 0;
+        i += 1;
+    }
+    good
+}
+
+/// Many requests at once, discards, zeros, and resets with I/O in flight.
+pub fn many() {
+    let mut driver = initialize();
+    fill(SIZE * 4096, 7);
+    burst(&mut driver, 1, 64);
+    check("a ring full of writes is done", settled(&driver));
+    fill(SIZE * 4096, 1234);
+    burst(&mut driver, 0, 64);
+    check("a ring full of reads is done", settled(&driver));
+    check("all of them are what was written", matches(SIZE * 4096, 7));
+
+    let range = |sector: u64, sectors: u32, flags: u32| {
+        write_u64(DATA, sector);
+        write_u32(DATA + 8, sectors);
+        write_u32(DATA + 12, flags);
+    };
+    let mut ask = |kind: u32, driver: &mut Driver| {
+        header(kind, 0);
+        desc(DESC, HEADER, 16, NEXT, 1);
+        desc(DESC + 16, DATA, 16, NEXT, 2);
+        desc(DESC + 32, STATUS, 1, WRITE, 0);
+        driver.submit(0);
+        read_u8(STATUS)
+    };
+    range(64, 8, 0);
+    check("zeros are written", ask(13, &mut driver) == 0);
+    range(72, 8, 1);
+    check("and unmapped", ask(13, &mut driver) == 0);
+    range(80, 8, 0);
+    check("a discard is done", ask(11, &mut driver) == 0);
+    range(80, 8, 1);
+    check("a discard that says unmap is unsupported", ask(11, &mut driver) == 2);
+    range(u64::MAX, 8, 0);
+    check("a range past the end is an error", ask(13, &mut driver) == 1);
+    fill(8192, 3);
+    driver.request(0, 64, 8192);
+    let mut zero = true;
+    let mut at = 0;
+    while at < 8192 {
+        zero &= read_u64(DATA + at) == 0;
+        at += 8;
+    }
+    check("zeros are read back", zero);
+
+    let mut round = 0;
+    let mut quiet = true;
+    while round < 50 {
+        driver = initialize();
+        burst(&mut driver, 0, 64);
+        set(0x070, 0);
+        quiet &= reg(0x070) == 0;
+        fill(SIZE * 4096, round);
+        let mut wait = 0;
+        while wait < 2000 {
+            core::hint::spin_loop();
+            wait += 1;
+        }
+        quiet &= matches(SIZE * 4096, round);
+        round += 1;
+    }
+    check("after a reset nothing is written any more", quiet);
+    driver = initialize();
+    check("and the device works", driver.request(0, 64, 512) == (0, 513));
+}
+
+/// Writes block n of a sequence, flushes, says "n", for ever. Where it goes and what is in it
+/// follows from n (`tests/durability.rs` knows the same).
+pub fn journal() -> ! {
+    let blocks = read_u64(BASE + 0x100) / 8;
+    let mut driver = initialize();
+    let mut n = 1u64;
+    loop {
+        let block = n.wrapping_mul(7919).checked_rem(blocks).unwrap_or(0);
+        let mut at = 0;
+        while at < 4096 {
+            write_u64(DATA + at, n);
+            at += 8;
+        }
+        if driver.request(1, block * 8, 4096).0 != 0 || driver.request(4, 0, 0).0 != 0 {
+            print_str("WRONG: an I/O error\n");
+        }
+        print_dec(n);
+        print_str("\n");
+        n += 1;
+    }
+}
+
 pub fn broken() {
     let breakages: [(&str, fn()); 5] = [
         ("a loop", || desc(DESC, HEADER, 16, NEXT, 0)),

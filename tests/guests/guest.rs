@@ -213,6 +213,8 @@ extern "C" fn main() -> ! {
         b"ports" => ports(),
         b"block" => block::run(),
         b"block-broken" => block::broken(),
+        b"block-many" => block::many(),
+        b"journal" => block::journal(),
         b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {
             io::put(b'!');

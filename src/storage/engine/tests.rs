@@ -139,7 +139,16 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
                 let at: u64 = memory.read_obj(place).unwrap();
                 let mut found = vec![0; bytes.len()];
                 memory.read_slice(&mut found, GuestAddress(at)).unwrap();
-                assert!(found == bytes, "{mode:?} {access:?} {:?}", job.work);
+                let wrong = found.iter().zip(&bytes).position(|(f, b)| f != b);
+                if let Some(at) = wrong {
+                    panic!(
+                        "{mode:?} {access:?} {:?}: byte {at} of {} is {} and not {}",
+                        job.work,
+                        bytes.len(),
+                        found[at],
+                        bytes[at]
+                    );
+                }
             }
             ended += 1;
         }

@@ -32,7 +32,7 @@ type Layer = Arc<FormatAccess<ImagoFile>>;
 
 /// See the [module](self).
 pub struct Qcow2 {
-    // A discard takes clusters away, which imago allows only while nothing else is going on.
+    // What discards and zeros do to clusters, imago allows only while nothing else is going on.
     access: RwLock<FormatAccess<ImagoFile>>,
     len: u64,
 }
@@ -130,17 +130,17 @@ impl Image for Qcow2 {
                     result => result,
                 }
             }
-            Work::Zero {
-                offset,
-                len,
-                unmap: true,
-            } => match self.alone(|access| access.discard_to_zero(offset, len)) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    self.read(|access| access.write_zeroes(offset, len))
+            // imago looks whether the rest of a cluster is zeros, and then makes all of it zeros: a
+            // write to that rest must not come between.
+            Work::Zero { offset, len, unmap } => self.alone(|access| {
+                if unmap {
+                    match access.discard_to_zero(offset, len) {
+                        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                        result => return result,
+                    }
                 }
-                result => result,
-            },
-            Work::Zero { offset, len, .. } => self.read(|access| access.write_zeroes(offset, len)),
+                access.write_zeroes(offset, len)
+            }),
         }
     }
 }

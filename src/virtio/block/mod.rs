@@ -2,6 +2,7 @@
 //!
 //! - [`request`]: what a chain asks for, parsed by one total function;
 //! - [`worker`]: one for each queue; takes chains, has an engine move the data, fills the used ring;
+//! - `spin`: whether a worker looks for more before it sleeps;
 //! - [`disk`]: what the queues share; features and configuration space;
 //! - here: the switch between the two sides.
 //!
@@ -10,6 +11,7 @@
 
 pub mod disk;
 pub mod request;
+mod spin;
 pub mod worker;
 
 use std::io;

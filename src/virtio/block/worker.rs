@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::disk::Disk;
 use super::request::{Operation, Request, Status};
+use super::spin::{self, For, Spin};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
 use crate::storage::engine;
@@ -35,10 +36,6 @@ const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
-
-/// How long a worker that may spin does so before it sleeps: about what it costs to sleep and to be
-/// woken, on a host whose processors are virtual themselves.
-const SPIN: Duration = Duration::from_micros(100);
 
 /// What a turn of [`Worker::run`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +93,7 @@ pub struct Worker {
     chain: Chain,
     request: Request,
     write_through: bool,
-    /// When it last went to sleep, and whether spinning would have spared it the last sleep.
-    slept: Instant,
-    spin: bool,
+    spin: Spin,
 }
 
 impl Worker {
@@ -116,8 +111,7 @@ impl Worker {
             chain: Chain::default(),
             request: Request::default(),
             write_through: false,
-            slept: Instant::now(),
-            spin: false,
+            spin: Spin::new(),
         }
     }
 
@@ -170,7 +164,7 @@ impl Worker {
         let mut budget = BATCH;
         let mut used = false;
         if disk.poll {
-            self.spin = self.slept.elapsed() < SPIN;
+            self.spin.end(Instant::now());
         }
         let turn = loop {
             queue.disable_notification(memory)?;
@@ -197,7 +191,7 @@ impl Worker {
                 }
                 // True when the driver has added something between our last look and now.
                 Stopped::Empty => {
-                    if self.spin {
+                    if disk.poll {
                         // What has ended is not to wait for what may come.
                         self.interrupt(queue, &mut used)?;
                         if self.wait_a_little(queue)? {
@@ -211,9 +205,6 @@ impl Worker {
             }
         };
         self.interrupt(queue, &mut used)?;
-        if disk.poll {
-            self.slept = Instant::now();
-        }
         Ok(turn)
     }
 
@@ -225,22 +216,31 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks at both ends for a moment; true when there is something to do. The driver need not
-    /// kick meanwhile, nor the engine write its event fd.
+    /// Looks at both ends for a moment if that is expected to help; true when there is something
+    /// to do. The driver need not kick meanwhile, nor the engine write its event fd.
     fn wait_a_little(&mut self, queue: &Queue) -> Result<bool, Broken> {
-        let end = Instant::now() + SPIN;
-        while Instant::now() < end {
+        let whom = match self.pending.len() > self.free.len() {
+            true => For::Host,
+            false => For::Driver,
+        };
+        let begin = Instant::now();
+        if !self.spin.begin(begin, whom) {
+            return Ok(false);
+        }
+        loop {
             for _ in 0..16 {
                 let avail = queue.avail_idx(&*self.disk.memory, Ordering::Acquire)?;
                 if avail.0 != queue.next_avail() || self.engine.as_mut().is_some_and(|e| e.ready())
                 {
+                    self.spin.end(Instant::now());
                     return Ok(true);
                 }
                 std::hint::spin_loop();
             }
+            if begin.elapsed() > spin::LIMIT {
+                return Ok(false);
+            }
         }
-        self.spin = false;
-        Ok(false)
     }
 
     /// Lets the engine wake us again; true when something has ended meanwhile.
