@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bantam::machine::host::{Backend, backend};
 use common::pty::Session;
-use common::{Outcome, bantam, root, run_with, target};
+use common::{Outcome, bantam, root, run, run_with, target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// For one boot, also of 32 vCPUs, on an emulated processor that others use as well.
@@ -74,7 +74,7 @@ fn main() {
             Ok(())
         }));
     }
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 17] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -82,6 +82,12 @@ fn main() {
         ("no_calibration_loop_runs", clocks),
         ("files_survive_a_remount_and_the_next_boot", ext4),
         ("disks_come_in_order_with_serial_and_ro", disks),
+        (
+            "every_kind_of_disk_holds_a_root_file_system",
+            kinds_of_disks,
+        ),
+        ("discarded_space_comes_back", trim),
+        ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
         ("reboot_by_every_way_is_a_success", reboots),
         ("a_panic_is_a_crash", panic),
@@ -216,13 +222,23 @@ fn exec(script: &str) -> String {
 }
 
 fn run_vm(args: &[&str], append: &str) -> Outcome {
-    let mut command = Command::new(bantam());
-    command
-        .arg("run")
-        .args(args)
-        .args(["--append", append, "--time-limit", LIMIT, "-v"])
-        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
-    run_with(command, b"", Duration::from_secs(200))
+    let once = || {
+        let mut command = Command::new(bantam());
+        command
+            .arg("run")
+            .args(args)
+            .args(["--append", append, "--time-limit", LIMIT, "-v"])
+            .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+        run_with(command, b"", Duration::from_secs(200))
+    };
+    let outcome = once();
+    if outcome.code() != 6 {
+        return outcome;
+    }
+    // A guest that stands still says nothing of the VMM where its processor is emulated: those
+    // stop now and then with several vCPUs (docs/lab.md). One that does it twice does.
+    eprintln!("a guest stood still and is started again: {args:?}");
+    once()
 }
 
 /// Runs a script in the test kernel with its initramfs; it must succeed.
@@ -416,6 +432,79 @@ dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>/dev/null || echo refused",
             "refused",
         ],
     );
+}
+
+fn kinds_of_disks() {
+    let folder = scratch();
+    for (format, options, queues) in [
+        ("qcow2", "", 1),
+        ("qcow2", ",iothread", 1),
+        ("raw", ",queues=2,iothread", 2),
+        ("raw", ",queues=2,io=threads", 2),
+    ] {
+        let disk = folder.path().join("disk");
+        let disk = disk.to_str().unwrap();
+        let root = path("root.ext4");
+        let made = run(&["image", "convert", "-O", format, &root, disk]);
+        assert_eq!(made.code(), 0, "{made:?}");
+        let disk_arg = format!("{disk},format={format}{options}");
+        let kernel = path("vmlinux");
+        let args = [kernel.as_str(), "--cpus", "2", "--disk", &disk_arg];
+        let first = "ls /sys/block/vda/mq | wc -w; cat /sys/block/vda/queue/physical_block_size
+dd if=/dev/urandom of=/big bs=64k count=48 2>/dev/null && md5sum /big >/sum && echo written";
+        let out = succeeded(&run_vm(&args, &exec(first)));
+        contains(&out, &[&format!("\n{queues}\n4096\n"), "written"]);
+        let out = succeeded(&run_vm(&args, &exec("md5sum -c /sum; rm /big")));
+        contains(&out, &["big: OK"]);
+        let info = run(&["image", "info", "-f", format, disk]);
+        assert_eq!(info.code(), 0, "{info:?}");
+        std::fs::remove_file(disk).unwrap();
+    }
+}
+
+fn trim() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = scratch();
+    let disk = folder.path().join("trim.raw");
+    std::fs::write(&disk, vec![0x5a; 16 << 20]).unwrap();
+    let before = std::fs::metadata(&disk).unwrap().blocks();
+    let out = script(
+        "cat /sys/block/vda/queue/discard_max_bytes; blkdiscard -o 4194304 -l 8388608 /dev/vda && echo gone",
+        &["--disk", disk.to_str().unwrap()],
+    );
+    contains(&out, &["2147483648", "gone"]);
+    let after = std::fs::metadata(&disk).unwrap();
+    assert_eq!(after.len(), 16 << 20);
+    assert!(after.blocks() + 16384 <= before, "8 MiB came back");
+}
+
+fn iso() {
+    let folder = scratch();
+    let tree = folder.path().join("tree/live");
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::copy(path("bzImage"), tree.join("vmlinuz-6.1-test")).unwrap();
+    std::fs::copy(path("initramfs.cpio.gz"), tree.join("initrd.img-6.1-test")).unwrap();
+    let iso = folder.path().join("live.iso");
+    let made = std::process::Command::new("xorriso")
+        .args(["-as", "mkisofs", "-quiet", "-r", "-o"])
+        .args([&iso, &folder.path().join("tree")])
+        .output()
+        .expect("xorriso is there after `make setup`");
+    assert!(made.status.success(), "{made:?}");
+    let disk = folder.path().join("target.raw");
+    std::fs::File::create(&disk)
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let args = [
+        "--iso",
+        iso.to_str().unwrap(),
+        "--disk",
+        disk.to_str().unwrap(),
+    ];
+    let text = "uname -r; cat /sys/block/vda/ro /sys/block/vdb/ro; dd if=/dev/vdb bs=1 skip=32769 count=5 2>/dev/null";
+    let out = succeeded(&run_vm(&args, &exec(text)));
+    contains(&out, &["-bantam", "\n0\n1\nCD001", "boot=live"]);
 }
 
 fn rebind() {

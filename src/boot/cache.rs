@@ -53,7 +53,9 @@ impl Cache {
 
     /// The entry for an image; `None` without one, or with one that is not to be trusted.
     pub fn find(&self, image: &Source) -> Option<Source> {
-        let path = self.folder.join(name(&image.file().metadata().ok()?));
+        let path = self
+            .folder
+            .join(name(image, &image.file().metadata().ok()?));
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -96,7 +98,7 @@ impl Cache {
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)?;
-        let name = name(meta);
+        let name = name(image, meta);
         let new = self.folder.join(format!(".{name}.{}", std::process::id()));
         self.make_room(vmlinux.len() as u64);
         let written =
@@ -131,9 +133,14 @@ impl Cache {
     }
 }
 
-fn name(meta: &fs::Metadata) -> String {
+fn name(image: &Source, meta: &fs::Metadata) -> String {
+    // A kernel inside of an ISO: where.
+    let window = match image.start() {
+        0 => String::new(),
+        start => format!("-at-{start:x}"),
+    };
     format!(
-        "v{VERSION}-{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
+        "v{VERSION}-{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}{window}",
         meta.dev(),
         meta.ino(),
         meta.len(),

@@ -66,8 +66,15 @@ impl Initrd {
     ///
     /// # Errors
     /// See [`InitrdError`].
-    pub fn place(path: &Path, kernel: &Placement, memory: u64) -> Result<Self, InitrdError> {
-        let source = Source::open(path)?;
+    pub fn open(path: &Path, kernel: &Placement, memory: u64) -> Result<Self, InitrdError> {
+        Initrd::place(Source::open(path)?, kernel, memory)
+    }
+
+    /// Finds a place for it in a machine of `memory` bytes beside `kernel`.
+    ///
+    /// # Errors
+    /// See [`InitrdError`].
+    pub fn place(source: Source, kernel: &Placement, memory: u64) -> Result<Self, InitrdError> {
         let ram_end = memory.min(layout::MMIO_HOLE_START);
         let limit = kernel.initrd_limit.saturating_add(1);
         let end = ram_end.min(limit);
@@ -77,7 +84,7 @@ impl Initrd {
             .map(|address| address & !(PAGE - 1))
             .filter(|address| *address >= start)
             .ok_or_else(|| InitrdError::NoRoom {
-                path: path.into(),
+                path: source.path().into(),
                 len: source.len(),
                 free: end.saturating_sub(start),
                 limited_by_kernel: limit < ram_end,

@@ -109,7 +109,14 @@ impl Kernel {
     /// # Errors
     /// See [`KernelError`].
     pub fn open(path: &Path) -> Result<Self, KernelError> {
-        let source = Source::open(path)?;
+        Kernel::of_source(Source::open(path)?)
+    }
+
+    /// Finds out what an image is.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    pub fn of_source(source: Source) -> Result<Self, KernelError> {
         let start = source.read_up_to(0, 0x400);
         let format = if start.starts_with(b"\x7fELF") {
             Format::Elf(ElfImage::parse(&source)?)
@@ -118,7 +125,7 @@ impl Kernel {
         } else {
             let (what, help) = looks_like(&start);
             return Err(KernelError::Unknown {
-                path: path.into(),
+                path: source.path().into(),
                 what,
                 help,
             });

@@ -14,6 +14,8 @@ use crate::error::io_reason;
 pub struct Source {
     path: PathBuf,
     file: File,
+    /// Where the image begins in the file.
+    start: u64,
     len: u64,
 }
 
@@ -84,10 +86,38 @@ impl Source {
             Ok(meta) => Ok(Source {
                 path,
                 file,
+                start: 0,
                 len: meta.len(),
             }),
             Err(source) => Err(SourceError::Io { path, source }),
         }
+    }
+
+    /// The `len` bytes of `file` from `start` on; `path` is for messages.
+    ///
+    /// # Errors
+    /// When the file does not have them.
+    pub fn window(file: File, path: PathBuf, start: u64, len: u64) -> Result<Self, SourceError> {
+        let whole = Source::of_file(file, path)?;
+        if start.checked_add(len).is_none_or(|end| end > whole.len) {
+            return Err(SourceError::Io {
+                path: whole.path,
+                source: io::ErrorKind::UnexpectedEof.into(),
+            });
+        }
+        match len {
+            0 => Err(SourceError::Empty { path: whole.path }),
+            _ => Ok(Source {
+                start,
+                len,
+                ..whole
+            }),
+        }
+    }
+
+    /// Where in the open file the image begins.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The open file.
@@ -117,7 +147,8 @@ impl Source {
             return None;
         }
         let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        let at = self.start.checked_add(offset)?;
+        self.file.read_exact_at(&mut bytes, at).ok()?;
         Some(bytes)
     }
 
@@ -135,7 +166,7 @@ impl Source {
         use std::io::Seek;
         let count = usize::try_from(len).map_err(io::Error::other)?;
         let mut file = &self.file;
-        file.seek(io::SeekFrom::Start(offset))?;
+        file.seek(io::SeekFrom::Start(self.start.saturating_add(offset)))?;
         let mut done = 0;
         // One read(2) need not bring all: file systems over a network bring what fits a message.
         while done < count {

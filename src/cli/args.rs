@@ -58,6 +58,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "ISO")]
     cdrom: Vec<PathBuf>,
 
+    /// Boot the kernel inside the ISO of a live system or installer, and attach the ISO
+    #[arg(long, value_name = "ISO")]
+    iso: Option<PathBuf>,
+
     /// vCPUs: 4, or 8,sockets=2,cores=2,threads=2 [default: 1]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     cpus: Option<String>,
@@ -113,6 +117,7 @@ impl RunArgs {
             cmdline: self.cmdline.clone(),
             disks: self.disk.clone(),
             cdroms: self.cdrom.clone(),
+            iso: self.iso.clone(),
             cpus: self.cpus.clone(),
             memory: self.memory.clone(),
             memory_backing: self.memory_backing,

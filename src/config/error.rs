@@ -11,6 +11,12 @@ pub enum ConfigError {
     /// Neither flag nor file names one.
     #[error("no kernel is given")]
     NoKernel,
+    /// Both are given.
+    #[error("a kernel and an ISO to boot are given")]
+    KernelAndIso {
+        /// The ISO.
+        iso: PathBuf,
+    },
     /// A value that cannot be meant.
     #[error("{key} '{value}': {why}")]
     Value {
@@ -59,6 +65,10 @@ impl Help for ConfigError {
             ConfigError::NoKernel => {
                 "name one: 'bantam run /boot/vmlinuz-...'; see 'bantam run --help'".into()
             }
+            ConfigError::KernelAndIso { iso } => format!(
+                "give one of them; '--cdrom {}' attaches the ISO without booting it",
+                iso.display()
+            ),
             ConfigError::Value { help, .. } => help.clone(),
             ConfigError::UnknownKey { key, known, .. } => match nearest(key, known) {
                 Some(near) => format!("did you mean '{near}'?"),

@@ -18,6 +18,7 @@ const KEYS: &[&str] = &[
     "cmdline",
     "disk",
     "cdrom",
+    "iso",
     "cpus",
     "memory",
     "memory-backing",
@@ -71,6 +72,7 @@ struct File {
     cmdline: Option<String>,
     disk: Option<Texts>,
     cdrom: Option<Texts>,
+    iso: Option<PathBuf>,
     cpus: Option<Amount>,
     memory: Option<Amount>,
     memory_backing: Option<MemoryBacking>,
@@ -124,6 +126,7 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
     Ok(Layer {
         kernel: file.kernel.map(beside),
         initrd: file.initrd.map(beside),
+        iso: file.iso.map(beside),
         append: file.append.map(Vec::from).unwrap_or_default(),
         cmdline: file.cmdline,
         disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
@@ -180,6 +183,7 @@ mod tests {
             append = ["quiet", "ro"]
             disk = "root.img,ro"
             cdrom = "live.iso"
+            iso = "install.iso"
             cpus = 4
             memory = "2G"
             memory-backing = "shared"
@@ -194,6 +198,7 @@ mod tests {
         assert_eq!(layer.kernel, Some("/m/vmlinux".into()));
         assert_eq!(layer.initrd, Some("/abs/initrd".into()));
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
+        assert_eq!(layer.iso, Some("/m/install.iso".into()));
         assert_eq!(layer.cdroms, [PathBuf::from("/m/live.iso")]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));
         assert_eq!(layer.memory_backing, Some(MemoryBacking::Shared));

@@ -39,6 +39,8 @@ pub struct Layer {
     pub append: Vec<String>,
     /// Replaces the default command line.
     pub cmdline: Option<String>,
+    /// An ISO to boot, instead of a kernel.
+    pub iso: Option<PathBuf>,
     /// Disks, as [`disk::disk`] reads them.
     pub disks: Vec<String>,
     /// Disks that are only read, after the others.
@@ -70,6 +72,7 @@ impl Layer {
             initrd: self.initrd.or(below.initrd),
             append: below.append.into_iter().chain(self.append).collect(),
             cmdline: self.cmdline.or(below.cmdline),
+            iso: self.iso.or(below.iso),
             disks: if self.disks.is_empty() {
                 below.disks
             } else {
@@ -92,11 +95,29 @@ impl Layer {
     }
 }
 
+/// Where the kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootFrom {
+    /// A kernel image.
+    Kernel(PathBuf),
+    /// The ISO of a live system or an installer, which is attached as well.
+    Iso(PathBuf),
+}
+
+impl BootFrom {
+    /// The file that the user named.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            BootFrom::Kernel(path) | BootFrom::Iso(path) => path,
+        }
+    }
+}
+
 /// A machine, every value in range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmConfig {
-    /// The kernel image.
-    pub kernel: PathBuf,
+    /// The kernel image, or the ISO that has one.
+    pub boot: BootFrom,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// Added to the command line.
@@ -129,6 +150,18 @@ impl VmConfig {
     /// # Errors
     /// See [`ConfigError`].
     pub fn resolve(layer: Layer) -> Result<Self, ConfigError> {
+        let mut cdroms = layer.cdroms;
+        let boot = match (layer.kernel, layer.iso) {
+            (Some(_), Some(iso)) => return Err(ConfigError::KernelAndIso { iso }),
+            (Some(kernel), None) => BootFrom::Kernel(kernel),
+            (None, Some(iso)) => {
+                if !cdroms.contains(&iso) {
+                    cdroms.push(iso.clone());
+                }
+                BootFrom::Iso(iso)
+            }
+            (None, None) => return Err(ConfigError::NoKernel),
+        };
         let memory = match &layer.memory {
             Some(text) => values::memory(text)?,
             None => DEFAULT_MEMORY,
@@ -140,11 +173,11 @@ impl VmConfig {
             None => Topology::flat(1),
         };
         Ok(VmConfig {
-            kernel: layer.kernel.ok_or(ConfigError::NoKernel)?,
+            boot,
             initrd: layer.initrd,
             append: layer.append,
             cmdline: layer.cmdline,
-            disks: disk::disks(&layer.disks, &layer.cdroms, topology.cpus())?,
+            disks: disk::disks(&layer.disks, &cdroms, topology.cpus())?,
             topology,
             memory,
             memory_backing,

@@ -8,8 +8,10 @@ use crate::arch::x86_64::acpi::VirtioMmio;
 use crate::arch::x86_64::layout;
 use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
-use crate::boot::{Cache, Initrd, Kernel, KernelError, Placement, ProtocolChoice, Unpack};
-use crate::config::{Disk, VmConfig};
+use crate::boot::{
+    Cache, Initrd, Iso, IsoError, Kernel, KernelError, Placement, ProtocolChoice, Unpack,
+};
+use crate::config::{BootFrom, Disk, VmConfig};
 use crate::error::{ExitStatus, Help, io_reason};
 use crate::storage::{IoMode, OpenError, Opened, engine, open};
 use crate::virtio::mmio::MMIO_SIZE;
@@ -50,6 +52,9 @@ pub enum PlanError {
     /// The kernel image.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The ISO.
+    #[error(transparent)]
+    Iso(#[from] IsoError),
     /// The initrd.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
@@ -81,6 +86,7 @@ impl PlanError {
         match self {
             PlanError::Cmdline(_) | PlanError::SameDisk { .. } => ExitStatus::Usage,
             PlanError::Kernel(_)
+            | PlanError::Iso(_)
             | PlanError::Initrd(_)
             | PlanError::Disk(_)
             | PlanError::Uring { .. } => ExitStatus::Start,
@@ -92,6 +98,7 @@ impl Help for PlanError {
     fn help(&self) -> String {
         match self {
             PlanError::Kernel(error) => error.help(),
+            PlanError::Iso(error) => error.help(),
             PlanError::Initrd(error) => error.help(),
             PlanError::Cmdline(error) => error.help(),
             PlanError::Disk(error) => error.help(),
@@ -111,7 +118,16 @@ impl Plan {
     /// # Errors
     /// See [`PlanError`].
     pub fn new(config: VmConfig) -> Result<Self, PlanError> {
-        let mut kernel = Kernel::open(&config.kernel)?;
+        let (mut kernel, inside) = match &config.boot {
+            BootFrom::Kernel(path) => (Kernel::open(path)?, None),
+            BootFrom::Iso(path) => {
+                let iso = Iso::open(path)?;
+                (
+                    Kernel::of_source(iso.kernel)?,
+                    Some((iso.initrd, iso.append)),
+                )
+            }
+        };
         // Before anything is unpacked: is the image good, and does it fit?
         let mut placement = kernel.place(config.protocol, config.memory)?;
         if config.unpack == Unpack::Host && config.protocol != ProtocolChoice::Pvh {
@@ -123,13 +139,17 @@ impl Plan {
             placement.cmdline_max = placement.cmdline_max.min(outer.cmdline_max);
             placement.initrd_limit = placement.initrd_limit.min(outer.initrd_limit);
         }
-        let initrd = config
-            .initrd
-            .as_deref()
-            .map(|path| Initrd::place(path, &placement, config.memory))
-            .transpose()?;
+        let mut append = config.append.clone();
+        let mut initrd = None;
+        if let Some((source, words)) = inside {
+            append.insert(0, words.into());
+            initrd = Some(Initrd::place(source, &placement, config.memory)?);
+        }
+        if let Some(path) = &config.initrd {
+            initrd = Some(Initrd::open(path, &placement, config.memory)?);
+        }
         let root = root_argument(&config);
-        let cmdline = cmdline::compose(config.cmdline.as_deref(), &config.append, root);
+        let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
         cmdline::check(&cmdline, placement.cmdline_max)?;
         let disks = open_disks(&config.disks)?;
         Ok(Plan {
@@ -157,6 +177,9 @@ impl Plan {
 
 /// With a disk and no initrd that would look for it, the first disk is the root.
 fn root_argument(config: &VmConfig) -> Option<&'static str> {
+    if matches!(config.boot, BootFrom::Iso(_)) {
+        return None;
+    }
     match (config.disks.first(), &config.initrd) {
         (Some(disk), None) if disk.access.read_only => Some("root=/dev/vda ro"),
         (Some(_), None) => Some("root=/dev/vda rw"),

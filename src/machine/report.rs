@@ -32,7 +32,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     writeln!(
         out,
         "kernel    {} ({format}, {})",
-        plan.config.kernel.display(),
+        plan.config.boot.path().display(),
         placement.protocol.name()
     )?;
     writeln!(out, "entry     {:#x}", placement.entry)?;
