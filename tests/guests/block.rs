@@ -288,6 +288,20 @@ pub fn many() {
     check("and the device works", driver.request(0, 64, 512) == (0, 513));
 }
 
+/// Uses a disk that goes bad while it does: says "at work", tries `kind` at the last page until that
+/// fails, and then looks whether the first page still works.
+pub fn errors(kind: u32) {
+    let last = read_u64(BASE + 0x100) - 8;
+    let mut driver = initialize();
+    print_str("at work\n");
+    while driver.request(kind, last, 4096).0 == 0 {}
+    check("an I/O error comes", read_u8(STATUS) == 1);
+    check("again when it is tried again", driver.request(kind, last, 4096).0 == 1);
+    check("the first page is read", driver.request(0, 0, 4096) == (0, 4097));
+    check("and written", driver.request(1, 0, 4096) == (0, 1));
+    check("and flushed", driver.request(4, 0, 0) == (0, 1));
+}
+
 /// Writes block n of a sequence, flushes, says "n", for ever. Where it goes and what is in it
 /// follows from n (`tests/durability.rs` knows the same).
 pub fn journal() -> ! {

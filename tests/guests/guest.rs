@@ -214,6 +214,8 @@ extern "C" fn main() -> ! {
         b"block" => block::run(),
         b"block-broken" => block::broken(),
         b"block-many" => block::many(),
+        b"read-errors" => block::errors(0),
+        b"write-errors" => block::errors(1),
         b"journal" => block::journal(),
         b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {
