@@ -4,7 +4,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := resources/lab/lab
 
-.PHONY: help build run test lint guests setup clean bench bench-check bench-publish bench-tools parts
+.PHONY: help build run test soak lint guests setup clean bench bench-check bench-publish bench-tools parts
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ run: build ## boot a stock Debian kernel with a root disk, to a shell (without a
 
 test: setup guests ## every test, on this host's KVM or in the lab
 	cargo test --no-fail-fast
+
+soak: setup ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 2000 damages
+	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images
 
 lint: ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --all --check

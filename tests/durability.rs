@@ -105,6 +105,11 @@ fn once(name: &str, format: &str, options: &str, round: u32) {
     vmm.kill().unwrap();
     stdout.read_to_end(&mut said).unwrap();
     vmm.wait().unwrap();
+    // The lock has gone with the process.
+    let kernel = guest::elf().to_str().unwrap();
+    let disk = format!("{path},format={format}{options}");
+    let again = run(&["run", kernel, "--dry-run", "--disk", &disk]);
+    assert_eq!(again.code(), 0, "{again:?}");
     let said = String::from_utf8(said).unwrap();
     assert!(!said.contains("WRONG"), "{said}");
     // Only whole lines count: the last may be cut.

@@ -58,7 +58,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_name = "ROW")]
     only: Vec<String>,
 
-    /// Of the boot and exits rows, only cases whose names begin so
+    /// Of the boot, exits and block rows, only cases whose names begin so
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 

@@ -25,6 +25,7 @@ pub struct Template {
     initrd: &'static [&'static str],
     disk: &'static [&'static str],
     disk_direct: Option<&'static [&'static str]>,
+    disk_qcow2: Option<&'static [&'static str]>,
     /// A configuration file: (its name in `{folder}`, text, per initrd, per disk).
     file: Option<File>,
     /// Added to the kernel command line, so that the machine's devices are found.
@@ -72,6 +73,7 @@ const PLAIN: Template = Template {
     initrd: &[],
     disk: &[],
     disk_direct: None,
+    disk_qcow2: None,
     file: None,
     cmdline: "",
     virtio_mmio: None,
@@ -98,6 +100,7 @@ pub const TEMPLATES: [Template; 7] = [
         initrd: &["--initrd", "{initrd}"],
         disk: &["--disk", "{disk}"],
         disk_direct: Some(&["--disk", "{disk},cache=direct,iothread"]),
+        disk_qcow2: Some(&["--disk", "{disk},format=qcow2,iothread"]),
         cmdline: "pci=off",
         virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
         ..PLAIN
@@ -156,6 +159,14 @@ pub const TEMPLATES: [Template; 7] = [
             "iothread,id=t{n}",
             "-blockdev",
             "driver=raw,node-name=d{n},cache.direct=on,file.driver=file,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
+            "-device",
+            "virtio-blk-device,drive=d{n},iothread=t{n}",
+        ]),
+        disk_qcow2: Some(&[
+            "-object",
+            "iothread,id=t{n}",
+            "-blockdev",
+            "driver=qcow2,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
             "-device",
             "virtio-blk-device,drive=d{n},iothread=t{n}",
         ]),
@@ -288,10 +299,30 @@ pub struct Machine {
     pub cpus: u32,
     pub memory_mib: u32,
     pub disks: Vec<PathBuf>,
-    /// Past the host's page cache.
-    pub direct: bool,
+    pub disk_kind: DiskKind,
     /// Where a VMM may keep what it has learnt of a kernel; without one, a folder of this run.
     pub cache: Option<PathBuf>,
+}
+
+/// What the disks of a machine are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskKind {
+    /// Raw images.
+    Cached,
+    /// Raw images, past the host's page cache.
+    Direct,
+    /// qcow2 images.
+    Qcow2,
+}
+
+impl DiskKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            DiskKind::Cached => "cached",
+            DiskKind::Direct => "direct",
+            DiskKind::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// A VMM that takes part.
@@ -319,10 +350,10 @@ impl Vmm {
         if !machine.disks.is_empty() && lacks(Lacks::Disks) {
             bail!("has no disks");
         }
-        let disk_args = match (machine.direct, t.disk_direct) {
-            (true, None) => bail!("no direct I/O"),
-            (true, Some(args)) => args,
-            (false, _) => t.disk,
+        let disk_args = match machine.disk_kind {
+            DiskKind::Cached => t.disk,
+            DiskKind::Direct => t.disk_direct.context("no direct I/O")?,
+            DiskKind::Qcow2 => t.disk_qcow2.context("no qcow2")?,
         };
         let fill = Fill {
             machine,

@@ -292,7 +292,7 @@ fn add_disk(
     Ok(MachineDisk {
         block,
         io_thread: config.io_thread,
-        _locked: disk.image.file,
+        _locked: disk.image.locked,
     })
 }
 

@@ -184,8 +184,8 @@ pub struct Opened {
     pub image: Arc<dyn Image>,
     /// Device and inode number: the same for two paths of one image.
     pub identity: (u64, u64),
-    /// The file that is locked.
-    pub file: File,
+    /// Holds the lock.
+    pub locked: File,
 }
 
 impl std::fmt::Debug for Opened {
@@ -206,16 +206,22 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
         read_only: access.read_only,
         source,
     };
-    let file = open_file(path, access)?;
+    let locked = open_file(path, access)?;
     // Also right for block devices, whose metadata says 0.
-    let len = (&file).seek(SeekFrom::End(0)).map_err(refused)?;
+    let len = (&locked).seek(SeekFrom::End(0)).map_err(refused)?;
     if len == 0 {
         return Err(OpenError::Empty { path: path.into() });
     }
-    take_lock(&file, path, access.read_only)?;
-    let meta = file.metadata().map_err(refused)?;
-    let identity = (meta.dev(), meta.ino());
-    let kept = file.try_clone().map_err(refused)?;
+    take_lock(&locked, path, access.read_only)?;
+    let identity = identity_of(&locked).map_err(refused)?;
+    // Opened again for the requests: io_uring keeps its files for a moment after a process has
+    // died, when all of its requests have ended already, and the lock must not stay with them.
+    let file = open_file(path, access)?;
+    if identity_of(&file).map_err(refused)? != identity {
+        return Err(refused(io::Error::other(
+            "it was replaced while it was opened",
+        )));
+    }
     let image: Arc<dyn Image> = match access.format {
         Format::Raw => {
             whole_sectors(path, len)?;
@@ -235,8 +241,13 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
     Ok(Opened {
         image,
         identity,
-        file: kept,
+        locked,
     })
+}
+
+fn identity_of(file: &File) -> io::Result<(u64, u64)> {
+    let meta = file.metadata()?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn whole_sectors(path: &Path, len: u64) -> Result<(), OpenError> {

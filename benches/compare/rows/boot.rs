@@ -12,7 +12,7 @@ use crate::host::{self, Lab};
 use crate::process::Process;
 use crate::result::{Clock, Figure, OURS};
 use crate::trace::{self, Trace};
-use crate::vmm::{Machine, Vmm};
+use crate::vmm::{DiskKind, Machine, Vmm};
 
 /// For one boot. In virtual time a second is a billion instructions, a few seconds of the host's.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -175,7 +175,7 @@ pub fn machine(context: &Context, image: Image, cpus: u32, quiet: bool, initrd: 
         cpus,
         memory_mib: 256,
         disks: Vec::new(),
-        direct: false,
+        disk_kind: DiskKind::Cached,
         cache: Some(context.folder.clone()),
     }
 }

@@ -9,7 +9,7 @@ use super::Context;
 use crate::engine::{Effort, Question, interleave};
 use crate::process::Process;
 use crate::result::{Clock, Figure};
-use crate::vmm::{Machine, Vmm};
+use crate::vmm::{DiskKind, Machine, Vmm};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -41,7 +41,7 @@ pub fn machine(kernel: &Path) -> Machine {
         cpus: 1,
         memory_mib: 128,
         disks: Vec::new(),
-        direct: false,
+        disk_kind: DiskKind::Cached,
         cache: None,
     }
 }

@@ -14,7 +14,7 @@ use crate::host;
 use crate::process::Process;
 use crate::result::{Clock, Figure};
 use crate::rows::{Context, start};
-use crate::vmm::{self, Machine, Vmm};
+use crate::vmm::{self, DiskKind, Machine, Vmm};
 
 const DISK_BYTES: u64 = 256 << 20;
 /// fio counts milliseconds: it runs so many times longer.
@@ -35,25 +35,35 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
         eprintln!("left out: fio is not installed");
     }
     let mut figures = Vec::new();
-    for direct in [false, true] {
+    let qcow2 = make_qcow2(&disk)?;
+    for kind in [DiskKind::Cached, DiskKind::Direct, DiskKind::Qcow2] {
         for load in LOADS {
-            let cache = if direct { "direct" } else { "cached" };
+            let case = format!("{}, {}", load.name, kind.name());
+            if !context.wants(&case) {
+                continue;
+            }
+            let image = if kind == DiskKind::Qcow2 {
+                &qcow2
+            } else {
+                &disk
+            };
             let question = Question {
                 row: "block",
-                case: format!("{}, {cache}", load.name),
+                case,
                 unit: load.unit().0,
                 lower_is_better: false,
                 clock: Clock::Wall,
                 note: "virtio-mmio, polled used ring; fio: io_uring on the same file, on the host",
             };
-            let effort = Effort::wall(5, context.share(1.0 / 12.0));
+            let effort = Effort::wall(5, context.share(1.0 / 18.0));
             figures.push(interleave(
                 question,
                 &contestants,
                 effort,
                 |vmm| match vmm.name() {
-                    "fio" => on_host(vmm, &disk, load, direct),
-                    _ => in_guest(vmm, &guest, &disk, load, direct),
+                    "fio" if kind == DiskKind::Qcow2 => bail!("knows no qcow2"),
+                    "fio" => on_host(vmm, &disk, load, kind == DiskKind::Direct),
+                    _ => in_guest(vmm, &guest, image, load, kind),
                 },
             ));
             eprintln!(
@@ -62,7 +72,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
             );
         }
     }
-    let _ = std::fs::remove_file(disk);
+    let _ = (std::fs::remove_file(disk), std::fs::remove_file(qcow2));
     Ok(figures)
 }
 
@@ -88,7 +98,21 @@ fn make_disk(beside: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, direct: bool) -> Result<Sample> {
+/// The same disk as a qcow2 image, made by qemu-img.
+fn make_qcow2(raw: &Path) -> Result<PathBuf> {
+    let path = raw.with_extension("qcow2");
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([raw, &path])
+        .output()
+        .context("qemu-img")?;
+    if !made.status.success() {
+        bail!("qemu-img: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(path)
+}
+
+fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, kind: DiskKind) -> Result<Sample> {
     let Some((base, step, places)) = vmm.template.virtio_mmio else {
         bail!("no virtio-mmio disk for the driver")
     };
@@ -107,7 +131,7 @@ fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, direct: bool) -> R
     let machine = Machine {
         cmdline: words.join(" ") + host::ring_word(),
         disks: vec![disk.into()],
-        direct,
+        disk_kind: kind,
         ..start::machine(guest)
     };
     let mut process = Process::start(|folder| vmm.command(&machine, folder))?;
