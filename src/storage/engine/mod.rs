@@ -75,10 +75,14 @@ pub fn start(
     };
     if uring {
         match Uring::new(image.clone(), slots, event) {
-            Ok(engine) => return Box::new(engine),
-            Err(error) => log::warn!("no io_uring ({error}); disk I/O is done by threads"),
+            Ok(engine) => {
+                log::info!("disk I/O is done by io_uring");
+                return Box::new(engine);
+            }
+            Err(error) => log::warn!("no io_uring: {}", crate::error::io_reason(&error)),
         }
     }
+    log::info!("disk I/O is done by threads");
     Box::new(Threads::new(image.clone(), event.clone()))
 }
 
