@@ -1,6 +1,6 @@
 //! Rate limits: a token bucket for requests and one for bytes.
 //!
-//! A bucket fills at the rate and holds a moment's worth ([`BURST`]). Whatever begins while it is
+//! A bucket fills at the rate and holds a moment's worth (`BURST`). Whatever begins while it is
 //! not empty may take more than is in it; the debt is waited for. So a request of any size is done
 //! at some time, and the rate holds over any stretch that is long against the moment.
 

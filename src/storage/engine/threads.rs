@@ -1,6 +1,6 @@
 //! Threads that do blocking calls, for images and hosts where io_uring cannot be had.
 //!
-//! Threads are made as requests pile up, at most [`MAX_THREADS`], and wait for more work after it.
+//! Threads are made as requests pile up, at most `MAX_THREADS`, and wait for more work after it.
 
 use std::collections::VecDeque;
 use std::io;
