@@ -30,10 +30,15 @@ const LEN: usize = 12 << 20;
 fn main() {
     let args = Arguments::from_args();
     let missing = Command::new("qemu-img").arg("--version").output().is_err();
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 11] = [
         ("images_of_qemu_img_read_the_same", corpus),
         ("chains_of_qemu_img_read_the_same", chains),
         ("what_is_written_reads_the_same_through_qemu_img", writes),
+        (
+            "old_images_take_zeros_and_looks_change_nothing",
+            old_version,
+        ),
+        ("locks_of_qemu_and_ours_exclude_each_other", locks),
         ("made_images_pass_the_check", made),
         ("conversions_are_identical", conversions),
         ("resizes_keep_what_is_there", resizes),
@@ -289,6 +294,113 @@ fn chains() {
     qemu_img(&["check", "-f", "qcow2", &top]);
 }
 
+/// Images of version 2 have no clusters that say zero; and what is only looked at does not change.
+fn old_version() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("a.raw"), content()).unwrap();
+    let image = folder.word("old.qcow2");
+    qemu_img(&[
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-o",
+        "compat=0.10",
+        &folder.word("a.raw"),
+        &image,
+    ]);
+    let access = Access {
+        format: Format::Qcow2,
+        ..Access::default()
+    };
+    let opened = open::open(Path::new(&image), access).unwrap();
+    let guest = Guest::new(&*opened.image);
+    let mut wanted = content();
+    for (offset, unmap) in [(512u64, false), (1 << 20, true)] {
+        let len = 200 << 10;
+        guest.run(Work::Zero { offset, len, unmap });
+        wanted[offset as usize..(offset + len) as usize].fill(0);
+    }
+    guest.run(Work::Discard {
+        offset: 9 << 20,
+        len: 4096,
+    });
+    let whole = guest.read(0, 9 << 20);
+    assert!(whole == wanted[..9 << 20]);
+    drop(opened);
+    qemu_img(&["check", "-f", "qcow2", &image]);
+
+    let marked = folder.word("marked.qcow2");
+    qemu_img(&["create", "-f", "qcow2", &marked, "1M"]);
+    qemu_img(&["bitmap", "--add", &marked, "b"]);
+    let before = std::fs::read(&marked).unwrap();
+    let kernel = common::guest::elf().to_str().unwrap();
+    for options in ["", ",cache=direct"] {
+        let disk = format!("{marked}{options}");
+        let outcome = run(&["run", kernel, "--dry-run", "--disk", &disk]);
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+        assert!(
+            std::fs::read(&marked).unwrap() == before,
+            "--dry-run{options}"
+        );
+    }
+}
+
+/// QEMU's locks and ours exclude each other, but for readers.
+fn locks() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+    let folder = Folder::new();
+    let image = folder.word("a.qcow2");
+    bantam_image(&["create", &image, "1M"]);
+    for (mode, ours_may_read) in [(&[][..], false), (&["-r"][..], true)] {
+        let mut qemu = Command::new("qemu-io")
+            .args(mode)
+            .args(["-f", "qcow2", &image])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = qemu.stdin.take().unwrap();
+        stdin.write_all(b"read 0 512\n").unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(qemu.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.contains("read 512/512"), "{line}");
+        let access = |read_only| Access {
+            format: Format::Qcow2,
+            read_only,
+            ..Access::default()
+        };
+        let path = Path::new(&image);
+        assert!(
+            open::open(path, access(false)).is_err(),
+            "a writer beside {mode:?}"
+        );
+        let reader = open::open(path, access(true));
+        assert_eq!(reader.is_ok(), ours_may_read, "a reader beside {mode:?}");
+        drop(stdin);
+        assert!(qemu.wait().unwrap().success());
+    }
+    for (read_only, qemu_may) in [(true, true), (false, false)] {
+        let access = Access {
+            format: Format::Qcow2,
+            read_only,
+            ..Access::default()
+        };
+        let held = open::open(Path::new(&image), access).unwrap();
+        let read = try_qemu(
+            "qemu-io",
+            &["-r", "-f", "qcow2", "-c", "read 0 512", &image],
+        );
+        assert_eq!(read.status.success(), qemu_may, "{read:?}");
+        let write = try_qemu("qemu-io", &["-f", "qcow2", "-c", "read 0 512", &image]);
+        assert!(!write.status.success(), "QEMU writes beside us: {write:?}");
+        drop(held);
+    }
+}
+
 fn writes() {
     let folder = Folder::new();
     let shadow = folder.word("shadow.raw");
@@ -426,6 +538,17 @@ fn resizes() {
     assert!(bytes[..6 << 20] == content()[..6 << 20]);
     assert!(bytes[6 << 20..].iter().all(|b| *b == 0) && bytes.len() == 10 << 20);
 
+    // A last cluster that is not a whole one keeps what lies below it.
+    let odd = folder.word("odd.qcow2");
+    std::fs::write(folder.path("odd.raw"), vec![3; (1 << 20) + 4096]).unwrap();
+    bantam_image(&["create", "-b", "odd.raw", "-F", "raw", &odd]);
+    bantam_image(&["resize", &odd, "+1M"]);
+    let read = read_by_bantam(&folder, Path::new(&odd), Format::Qcow2);
+    let end = (1 << 20) + 4096;
+    assert!(read[..end].iter().all(|b| *b == 3), "the old disk");
+    assert!(read[end..].iter().all(|b| *b == 0), "the new part");
+    qemu_img(&["check", "-f", "qcow2", &odd]);
+
     // What lies below past the old end does not show through.
     let top = folder.word("top.qcow2");
     std::fs::write(folder.path("below.raw"), vec![3; 4 << 20]).unwrap();
@@ -469,6 +592,10 @@ fn backing() {
     let with = format!("{image},backing=on");
     let outcome = run(&["run", kernel, "--dry-run", "--disk", &with]);
     assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let new = folder.word("inside/new.qcow2");
+    let made = run(&["image", "create", "-b", "../secret.raw", "-F", "raw", &new]);
+    assert_eq!(made.code(), 2, "{made:?}");
+    assert!(made.stderr.contains("in another folder"), "{made:?}");
     for outside in [secret.as_str(), "../secret.raw"] {
         make(outside, "raw");
         refused(&with, &["in another folder"]);
@@ -532,7 +659,7 @@ fn damaged() {
     let image = folder.word("bad.qcow2");
     let be32 = |n: u32| n.to_be_bytes().to_vec();
     let be64 = |n: u64| n.to_be_bytes().to_vec();
-    let patches: [(&str, usize, Vec<u8>, &[&str]); 12] = [
+    let patches: [(&str, usize, Vec<u8>, &[&str]); 16] = [
         ("magic", 0, b"QFJ\xfb".to_vec(), &["not a qcow2 image"]),
         ("version", 4, be32(9), &["version 9"]),
         ("encrypted", 32, be32(1), &["encrypted"]),
@@ -543,7 +670,16 @@ fn damaged() {
         ("L1 outside", 40, be64(1 << 50), &[]),
         ("L1 not aligned", 40, be64(12345), &[]),
         ("L1 of 4 billion entries", 36, be32(u32::MAX), &[]),
-        ("length 2^63", 24, be64(1 << 63), &[]),
+        ("length 2^63", 24, be64(1 << 63), &["more than its tables"]),
+        (
+            "length 2^64 - 1",
+            24,
+            be64(u64::MAX),
+            &["more than its tables"],
+        ),
+        ("odd length", 24, be64(1_000_001), &["sectors of 512"]),
+        ("dirty", 72, be64(1), &["dirty"]),
+        ("feature names cut", 116, be32(49), &["table of features"]),
         ("refcount table outside", 48, be64(1 << 60), &[]),
     ];
     for (what, at, bytes, words) in patches {

@@ -15,7 +15,10 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         Some(path) => file::read(path).map_err(usage)?,
         None => crate::config::Layer::default(),
     };
-    let config = VmConfig::resolve(args.layer().over(below)).map_err(usage)?;
+    let mut config = VmConfig::resolve(args.layer().over(below)).map_err(usage)?;
+    for disk in &mut config.disks {
+        disk.access.look_only = args.dry_run;
+    }
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
     if args.dry_run {
         return super::print_bytes(report::describe(&plan).as_bytes());

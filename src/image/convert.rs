@@ -9,11 +9,11 @@ use imago::file::File as ImagoFile;
 use imago::{FormatAccess, Mapping, raw};
 
 use super::target::Target;
-use super::{ImageError, host, open_locked};
+use super::{ImageError, host, open_locked, whole_sectors};
+use crate::storage::Access;
 use crate::storage::open::Format;
 use crate::storage::qcow2::Qcow2;
 use crate::storage::qcow2::manage::{self, New};
-use crate::storage::{Access, SECTOR_BYTES};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 2 << 20;
@@ -59,7 +59,7 @@ pub fn convert(
         });
     }
     let (target, file) = Target::create(to)?;
-    let whole = len.next_multiple_of(SECTOR_BYTES);
+    let whole = whole_sectors(len)?;
     let made = file.try_clone().and_then(|file| match to_format {
         Format::Raw => {
             file.set_len(whole)?;

@@ -75,6 +75,20 @@ pub fn create(wanted: &Create<'_>) -> Result<u64, ImageError> {
 
 /// The length of the disk below; the file has to be where a machine will look for it.
 fn length_below(path: &Path, name: &str, format: Format) -> Result<u64, ImageError> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(info::info(&folder.join(name), Some(format))?.len)
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let below = folder.join(name);
+    let len = info::info(&below, Some(format))?.len;
+    let inside = folder
+        .canonicalize()
+        .and_then(|folder| Ok((folder, below.canonicalize()?)));
+    match inside {
+        Ok((folder, below)) if below.starts_with(&folder) => Ok(len),
+        _ => Err(ImageError::Words {
+            what: format!("the backing file {} is in another folder", below.display()),
+            help: "keep a chain of images in one folder: a machine follows it nowhere else".into(),
+        }),
+    }
 }

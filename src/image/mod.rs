@@ -67,11 +67,22 @@ impl ImageError {
 impl Help for ImageError {
     fn help(&self) -> String {
         match self {
+            ImageError::Open(OpenError::Locked { .. }) => {
+                "end the machine that has it, or wait until it has ended".into()
+            }
+            ImageError::Open(OpenError::Open { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                "give yourself access to it (ls -l shows who has)".into()
+            }
             ImageError::Open(error) => error.help(),
             ImageError::Exists { .. } => {
                 "give another name, or remove it first if nobody needs it".into()
             }
             ImageError::Words { help, .. } => help.clone(),
+            ImageError::Host { what: "resize", .. } => {
+                "the disk has its old length; 'qemu-img check' tells more of a qcow2 image".into()
+            }
             ImageError::Host { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "make room; nothing of the new image is left behind".into()

@@ -4,8 +4,9 @@ use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use super::{ImageError, host, open_locked, whole_sectors};
+use crate::storage::Access;
 use crate::storage::open::Format;
-use crate::storage::qcow2::manage;
+use crate::storage::qcow2::{Qcow2, manage};
 
 /// The length that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub fn resize(
         help: help.into(),
     };
     let mut file = open_locked(path, format, false)?;
+    let mut rests = false;
     let old = match format {
         Format::Raw => file.seek(SeekFrom::End(0)).map_err(host("read", path))?,
         Format::Qcow2 => match manage::facts(&file).map_err(host("read", path))? {
@@ -43,7 +45,10 @@ pub fn resize(
                     "resize it by qemu-img, with the image's secret",
                 ));
             }
-            Some(facts) => facts.len,
+            Some(facts) => {
+                rests = facts.backing.is_some();
+                facts.len
+            }
             None => {
                 let what = format!("{} is not a qcow2 image", path.display());
                 return Err(words(what, "say '-f raw' if it is a raw one"));
@@ -70,7 +75,16 @@ pub fn resize(
     }
     match format {
         Format::Raw => file.set_len(new),
-        Format::Qcow2 => file.try_clone().and_then(|file| manage::resize(file, new)),
+        Format::Qcow2 => {
+            let access = Access {
+                format,
+                // The user names the image; what is below it is a part of it.
+                backing: true,
+                ..Access::default()
+            };
+            let image = Qcow2::access(file, path, access)?;
+            manage::resize(image, rests, new)
+        }
     }
     .map_err(host("resize", path))?;
     Ok((old, new))

@@ -13,9 +13,8 @@ use super::{ImageError, host};
 /// The file in the making.
 pub struct Target {
     path: PathBuf,
-    /// `None` where the file system knows files without names; else what to remove on failure.
+    /// `None` where the file system knows files without names; else its name until it is whole.
     named: Option<PathBuf>,
-    finished: bool,
 }
 
 impl Target {
@@ -47,18 +46,18 @@ impl Target {
                     Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)
                 ) =>
             {
-                let file = options.create_new(true).open(path);
-                (
-                    file.map_err(host("create", path))?,
-                    Some(path.to_path_buf()),
-                )
+                let mut name = std::ffi::OsString::from(".");
+                name.push(path.file_name().unwrap_or_default());
+                name.push(format!(".part-{}", std::process::id()));
+                let part = folder.join(name);
+                let file = options.create_new(true).open(&part);
+                (file.map_err(host("create", path))?, Some(part))
             }
             Err(error) => return Err(host("create", path)(error)),
         };
         let target = Target {
             path: path.into(),
             named,
-            finished: false,
         };
         Ok((target, file))
     }
@@ -67,25 +66,32 @@ impl Target {
     ///
     /// # Errors
     /// When somebody else has used the name meanwhile, or the host refuses.
-    pub fn finish(mut self, file: &File) -> Result<(), ImageError> {
+    pub fn finish(self, file: &File) -> Result<(), ImageError> {
         file.sync_all().map_err(host("write", &self.path))?;
-        if self.named.is_none() {
-            link(file, &self.path).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => ImageError::Exists {
-                    path: self.path.clone(),
-                },
-                _ => host("create", &self.path)(error),
-            })?;
-        }
-        self.finished = true;
-        Ok(())
+        let named = match &self.named {
+            None => link(file, &self.path),
+            // A file system without links has no way to give a name only if it is free.
+            Some(part) => std::fs::hard_link(part, &self.path).or_else(|error| {
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                std::fs::rename(part, &self.path)
+            }),
+        };
+        named.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => ImageError::Exists {
+                path: self.path.clone(),
+            },
+            _ => host("create", &self.path)(error),
+        })
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Some(path) = self.named.take().filter(|_| !self.finished) {
-            let _ = std::fs::remove_file(path);
+        if let Some(part) = self.named.take() {
+            // Gone already where it was renamed.
+            let _ = std::fs::remove_file(part);
         }
     }
 }

@@ -60,8 +60,10 @@ impl MutEventSubscriber for BlockIo {
             KICK => drop(self.kick.read()),
             ENDED => drop(self.event.read()),
             _ => {
+                // Not read: a turn of the same batch of events may have set it anew, and then a
+                // read would wait for that. The turn below sets it again if need be.
                 if let Some(timer) = &mut self.timer {
-                    let _ = timer.wait();
+                    let _ = timer.clear();
                 }
             }
         }

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::os::unix::thread::JoinHandleExt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::block_io::BlockIo;
-use super::builder::Machine;
+use super::builder::{Machine, MachineDisk};
 use super::console::Console;
 use super::control::Control;
 use super::endpoints;
@@ -21,6 +22,8 @@ use super::vcpu;
 
 /// How long the last output may take to reach its reader once the machine has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long requests in flight may take to end once the machine has ended.
+const LAST_IO: Duration = Duration::from_secs(10);
 /// A thread that has not reacted to a kick by now gets another.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -77,15 +80,36 @@ impl Machine {
             }
         }
         stop(threads);
-        drop(io_threads);
-        for disk in &self.disks {
-            disk.block.finish();
-        }
+        finish(io_threads, self.disks);
         console.borrow_mut().drain(Instant::now() + LAST_WORDS);
         // Ends raw mode, before anything is printed about the exit.
         drop((console, events, ends.raw));
         result?;
         Ok(self.exit.take().unwrap_or(Exit::Quit))
+    }
+}
+
+/// Ends what is in flight and closes the images. A disk of the host that does not answer does not
+/// hold up the end for ever.
+fn finish(io_threads: Vec<IoThread>, disks: Vec<MachineDisk>) {
+    if disks.is_empty() {
+        return;
+    }
+    let (ended, wait) = mpsc::sync_channel(1);
+    let work = move || {
+        drop(io_threads);
+        for disk in &disks {
+            disk.block.finish();
+        }
+        drop(disks);
+        let _ = ended.send(());
+    };
+    let thread = std::thread::Builder::new()
+        .name("finish".into())
+        .spawn(work);
+    // Without a thread nothing is waited for: what a flush has promised is in the files.
+    if thread.is_err() || wait.recv_timeout(LAST_IO).is_err() {
+        log::error!("a disk does not answer: what the guest has not flushed may be lost");
     }
 }
 

@@ -19,22 +19,60 @@ pub enum LockKind {
     Exclusive,
 }
 
-/// Takes the lock; `Ok(false)` when somebody else holds one that excludes it.
+/// QEMU's locks are on single bytes (block/file-posix.c): a process holds a read lock on byte 100 + p
+/// for each permission p that it uses, and on byte 200 + p for each that it lets nobody else have.
+/// The permissions to write and to resize are 1 and 3.
+const QEMU: (i64, i64) = (100, 204);
+const QEMU_USES: [i64; 2] = [101, 103];
+
+/// Takes the lock; `Ok(false)` when somebody else holds one that excludes it, be it one of ours or
+/// one of QEMU's.
+///
+/// A writer has all bytes to itself. A reader leaves those of QEMU alone, so that readers of both
+/// kinds can share, but for the two that say that nobody else may write.
 ///
 /// # Errors
 /// Those of fcntl(2) other than the lock being held.
 pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
-    let kind = match kind {
-        LockKind::Shared => libc::F_RDLCK,
-        LockKind::Exclusive => libc::F_WRLCK,
-    };
-    let request = libc::flock {
+    let read = libc::F_RDLCK;
+    match kind {
+        LockKind::Exclusive => set(file, libc::F_WRLCK, 0, 0),
+        LockKind::Shared => {
+            for byte in QEMU_USES {
+                if is_held(file, byte)? {
+                    return Ok(false);
+                }
+            }
+            let ranges = [
+                (0, QEMU.0),
+                (201, 1), // forbids to write
+                (203, 1), // and to resize
+                (QEMU.1, 0),
+            ];
+            for (start, len) in ranges {
+                if !set(file, read, start, len)? {
+                    set(file, libc::F_UNLCK, 0, 0)?;
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// A length of 0 reaches to the end, however far that moves.
+fn request(kind: libc::c_int, start: i64, len: i64) -> libc::flock {
+    libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0, // to the end, however far that moves
+        l_start: start,
+        l_len: len,
         l_pid: 0, // required to be 0 for OFD locks
-    };
+    }
+}
+
+fn set(file: &File, kind: libc::c_int, start: i64, len: i64) -> io::Result<bool> {
+    let request = request(kind, start, len);
     // SAFETY: F_OFD_SETLK reads one `struct flock` through a pointer that is valid for the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
     if result == 0 {
@@ -44,6 +82,17 @@ pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => Ok(false),
         _ => Err(error),
+    }
+}
+
+/// Whether anybody else has a lock of any kind on a byte.
+fn is_held(file: &File, byte: i64) -> io::Result<bool> {
+    let mut request = request(libc::F_WRLCK, byte, 1);
+    // SAFETY: F_OFD_GETLK reads and writes one `struct flock`, valid for the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
+    match result {
+        0 => Ok(request.l_type != libc::F_UNLCK as libc::c_short),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Access {
     pub cache: CacheMode,
     /// A qcow2 image may have a backing file.
     pub backing: bool,
+    /// Everything as for use, but nothing in the image is touched (`--dry-run`).
+    pub look_only: bool,
 }
 
 /// Why a disk image cannot be used.
@@ -153,16 +155,16 @@ impl Help for OpenError {
                 }
             }
             OpenError::Open { .. } => {
-                "check the path; 'truncate -s 1G disk.img' makes an empty raw image".into()
+                "check the path; 'bantam image create disk.qcow2 20G' makes a disk".into()
             }
             OpenError::Kind { .. } => "give the path of a raw image or of a block device".into(),
             OpenError::Length { path, len } => format!(
                 "if it is a raw image that lost its end, 'truncate -s {} {}' pads it with zeros",
-                len.next_multiple_of(SECTOR_BYTES),
+                len.div_ceil(SECTOR_BYTES).saturating_mul(SECTOR_BYTES),
                 path.display()
             ),
-            OpenError::Empty { path } => {
-                format!("'truncate -s 1G {}' gives it a size", path.display())
+            OpenError::Empty { .. } => {
+                "make another one: 'bantam image create disk.qcow2 20G'".into()
             }
             OpenError::Locked {
                 read_only: false, ..
@@ -207,16 +209,20 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
         source,
     };
     let locked = open_file(path, access)?;
+    take_lock(&locked, path, access.read_only)?;
     // Also right for block devices, whose metadata says 0.
     let len = (&locked).seek(SeekFrom::End(0)).map_err(refused)?;
     if len == 0 {
         return Err(OpenError::Empty { path: path.into() });
     }
-    take_lock(&locked, path, access.read_only)?;
     let identity = identity_of(&locked).map_err(refused)?;
     // Opened again for the requests: io_uring keeps its files for a moment after a process has
     // died, when all of its requests have ended already, and the lock must not stay with them.
-    let file = open_file(path, access)?;
+    let only_read = Access {
+        read_only: access.read_only || access.look_only,
+        ..access
+    };
+    let file = open_file(path, only_read)?;
     if identity_of(&file).map_err(refused)? != identity {
         return Err(refused(io::Error::other(
             "it was replaced while it was opened",
@@ -232,11 +238,7 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
             })?;
             Arc::new(raw)
         }
-        Format::Qcow2 => {
-            let image = Qcow2::open(file, path, access)?;
-            whole_sectors(path, image.len())?;
-            Arc::new(image)
-        }
+        Format::Qcow2 => Arc::new(Qcow2::open(file, path, access)?),
     };
     Ok(Opened {
         image,
@@ -354,6 +356,7 @@ mod tests {
         read_only: false,
         cache: CacheMode::Writeback,
         backing: false,
+        look_only: false,
     };
 
     fn open_with(path: &Path, read_only: bool) -> Result<Opened, OpenError> {

@@ -62,9 +62,7 @@ impl Raw {
             libc::FALLOC_FL_ZERO_RANGE
         };
         match self.fallocate(mode, offset, len) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                self.write_zeros(offset, len)
-            }
+            Err(error) if is_not_for_here(&error) => self.write_zeros(offset, len),
             result => result,
         }
     }
@@ -83,6 +81,11 @@ impl Raw {
         }
         Ok(())
     }
+}
+
+/// A file system that has no such call, or a device whose blocks are larger than the range.
+fn is_not_for_here(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }
 
 /// The least alignment that a read with O_DIRECT succeeds with.
@@ -141,7 +144,7 @@ impl Image for Raw {
             Work::Discard { offset, len } => {
                 match self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len) {
                     // A hint (virtio 1.2, 5.2.6.2): the content may stay.
-                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+                    Err(error) if is_not_for_here(&error) => Ok(()),
                     result => result,
                 }
             }

@@ -10,7 +10,7 @@ pub mod threads;
 pub mod uring;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -60,11 +60,12 @@ pub trait Engine: Send {
 }
 
 /// The engine that `mode` means for `image`, with room for `slots` jobs whose tokens are below
-/// that. `event` is what it makes readable.
+/// that. It has at most so many `threads`, if it has any; `event` is what it makes readable.
 pub fn start(
     image: &Arc<dyn Image>,
     mode: IoMode,
     slots: u16,
+    threads: usize,
     event: &Arc<EventFd>,
 ) -> Box<dyn Engine> {
     let uring = match mode {
@@ -76,14 +77,24 @@ pub fn start(
     if uring {
         match Uring::new(image.clone(), slots, event) {
             Ok(engine) => {
-                log::info!("disk I/O is done by io_uring");
+                say_once("disk I/O is done by io_uring".into());
                 return Box::new(engine);
             }
-            Err(error) => log::warn!("no io_uring: {}", crate::error::io_reason(&error)),
+            Err(error) => say_once(format!("no io_uring: {}", crate::error::io_reason(&error))),
         }
     }
-    log::info!("disk I/O is done by threads");
-    Box::new(Threads::new(image.clone(), event.clone()))
+    say_once("disk I/O is done by threads".into());
+    Box::new(Threads::new(image.clone(), threads, event.clone()))
+}
+
+/// A guest can start its disks again without end; the log says each thing once.
+fn say_once(what: String) {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.len() < 8 && !said.contains(&what) {
+        log::info!("{what}");
+        said.push(what);
+    }
 }
 
 /// Whether this process may use io_uring.

@@ -61,7 +61,7 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram as usize)]).unwrap();
     let memory = Arc::new(memory);
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut engine = start(&opened.image, mode, SLOTS, &event);
+    let mut engine = start(&opened.image, mode, SLOTS, 16, &event);
     let mut numbers = Numbers(seed);
     let mut disk = vec![0u8; LEN as usize];
     let mut running: HashMap<u16, Expected> = HashMap::new();
@@ -247,7 +247,7 @@ fn a_drain_ends_everything() {
     let memory = Arc::new(memory);
     for mode in [IoMode::Auto, IoMode::Threads] {
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-        let mut engine = start(&image, mode, SLOTS, &event);
+        let mut engine = start(&image, mode, SLOTS, 16, &event);
         for token in 0..SLOTS {
             engine.submit(Job {
                 token,

@@ -1,6 +1,6 @@
 //! Threads that do blocking calls, for images and hosts where io_uring cannot be had.
 //!
-//! Threads are made as requests pile up, at most `MAX_THREADS`, and wait for more work after it.
+//! Threads are made as requests pile up, up to a bound, and wait for more work after it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,13 +13,11 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Engine;
 use crate::storage::{Image, Job};
 
-/// Requests that one queue works on at a time: enough to keep a fast disk busy.
-const MAX_THREADS: usize = 16;
-
 /// See the [module](self).
 pub struct Threads {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    max: usize,
 }
 
 struct Shared {
@@ -87,9 +85,10 @@ impl Shared {
 }
 
 impl Threads {
-    /// An engine without threads as yet.
-    pub fn new(image: Arc<dyn Image>, event: Arc<EventFd>) -> Self {
+    /// An engine without threads as yet, and at most `max` of them.
+    pub fn new(image: Arc<dyn Image>, max: usize, event: Arc<EventFd>) -> Self {
         Threads {
+            max: max.max(1),
             shared: Arc::new(Shared {
                 state: Mutex::default(),
                 work: Condvar::new(),
@@ -128,7 +127,7 @@ impl Engine for Threads {
         let wanted = state.todo.len() > state.waiting;
         drop(state);
         self.shared.work.notify_one();
-        if wanted && self.threads.len() < MAX_THREADS && !self.hire() && self.threads.is_empty() {
+        if wanted && self.threads.len() < self.max && !self.hire() && self.threads.is_empty() {
             // The host allows no thread at all: the worker does it itself.
             let job = self.shared.lock().todo.pop_front();
             if let Some(mut job) = job {

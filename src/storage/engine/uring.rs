@@ -58,8 +58,9 @@ impl Uring {
             .setup_taskrun_flag()
             .build(entries)
             .or_else(|_| IoUring::new(entries))?;
-        if !ring.params().is_feature_submit_stable() {
-            return Err(io::Error::other("its io_uring is too old (Linux 5.5)"));
+        // The event fd is switched by a flag of Linux 5.8; this feature came a little later.
+        if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
+            return Err(io::Error::other("it is older than Linux 5.11"));
         }
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
@@ -110,7 +111,9 @@ impl Uring {
                 continue;
             };
             match next(&mut job, result) {
-                Next::Ended(Err(error)) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Next::Ended(Err(_))
+                    if matches!(job.work, Work::Discard { .. } | Work::Zero { .. }) =>
+                {
                     // A file system without this kind of fallocate: the slow way knows others.
                     let result = self.image.run(job.work, &mut job.buffers);
                     return Some((job, result));

@@ -71,15 +71,16 @@ pub struct Facts {
 /// # Errors
 /// Those of the host, and what is wrong with the image.
 pub fn facts(file: &File) -> io::Result<Option<Facts>> {
-    let mut header = [0; super::HEADER_BYTES];
+    let mut header = [0; super::header::HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     }
-    if !header.starts_with(super::MAGIC) {
+    if !header.starts_with(super::header::MAGIC) {
         return Ok(None);
     }
-    let word = |at: usize| super::be32(&header, at).unwrap_or(0);
+    super::header::check(file).map_err(|fault| io::Error::other(fault.reason))?;
+    let word = |at: usize| super::header::be32(&header, at).unwrap_or(0);
     let mut facts = Facts {
         version: word(4),
         len: u64::from(word(24)) << 32 | u64::from(word(28)),
@@ -98,16 +99,12 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
     Ok(Some(facts))
 }
 
-/// Gives the disk in `file` another length.
+/// Gives a disk another length. It is open with what it rests on, as the last cluster of the old
+/// length may have to be completed from there.
 ///
 /// # Errors
 /// Those of the host, and what is wrong with the image.
-pub fn resize(file: File, len: u64) -> io::Result<()> {
-    let storage = ImagoFile::try_from(file)?;
-    let mut image = qcow2::Qcow2::<ImagoFile, Layer>::open_image(storage, true)?;
-    let rests = image.implicit_backing_file().is_some();
-    image.set_backing(None);
-    let mut access = FormatAccess::new(image);
+pub fn resize(mut access: FormatAccess<ImagoFile>, rests: bool, len: u64) -> io::Result<()> {
     let old = access.size();
     if len < old {
         access.resize_shrink(len)?;

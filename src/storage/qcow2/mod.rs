@@ -5,11 +5,12 @@
 //! imago keeps the format's tables; here is what a VMM decides for itself: which files an image may
 //! name (a header can come from anywhere), and what each request means.
 
+mod header;
 pub mod manage;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,10 +22,6 @@ use crate::error::io_reason;
 use crate::storage::open::{Format, open_file, take_lock};
 use crate::storage::{Access, CacheMode, Image, IoBuffers, OpenError, Work};
 
-/// Bytes that every header has: version 2, the shorter one.
-const HEADER_BYTES: usize = 72;
-/// The first of them.
-const MAGIC: &[u8] = b"QFI\xfb";
 /// Images that may stand on each other.
 const MAX_CHAIN: usize = 16;
 
@@ -64,7 +61,8 @@ impl Qcow2 {
             seen: vec![identity(&file)],
             access,
         };
-        let image = chain.open(file, path, !access.read_only)?;
+        let writable = !access.read_only && !access.look_only;
+        let image = chain.open(file, path, writable)?;
         Ok(FormatAccess::new(image))
     }
 
@@ -102,7 +100,9 @@ impl Image for Qcow2 {
                 let mut vector = IoVectorMut::with_capacity(buffers.rest().len());
                 for segment in buffers.rest() {
                     // SAFETY: the segment is guest RAM that `buffers` keeps mapped. The guest may
-                    // write there as well; imago and the kernel only store into it.
+                    // write there as well: imago stores bytes into it, or reads back bytes that
+                    // it has stored while it inflates, with every access checked, and believes
+                    // none of them.
                     let slice = unsafe {
                         std::slice::from_raw_parts_mut(segment.iov_base.cast(), segment.iov_len)
                     };
@@ -113,7 +113,7 @@ impl Image for Qcow2 {
             Work::Write { offset, durable } => {
                 let mut vector = IoVector::with_capacity(buffers.rest().len());
                 for segment in buffers.rest() {
-                    // SAFETY: as above; imago and the kernel only copy from it.
+                    // SAFETY: as above; bytes are only copied from it.
                     let slice = unsafe {
                         std::slice::from_raw_parts(segment.iov_base.cast(), segment.iov_len)
                     };
@@ -139,10 +139,27 @@ impl Image for Qcow2 {
                         result => return result,
                     }
                 }
-                access.write_zeroes(offset, len)
+                match access.write_zeroes(offset, len) {
+                    // Images of version 2 have no clusters that say zero.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        write_zeros(access, offset, len)
+                    }
+                    result => result,
+                }
             }),
         }
     }
+}
+
+fn write_zeros(access: &FormatAccess<ImagoFile>, mut offset: u64, mut len: u64) -> io::Result<()> {
+    let zeros = [0; 16 << 10];
+    while len > 0 {
+        let part = len.min(zeros.len() as u64);
+        access.write(zeros.get(..part as usize).unwrap_or_default(), offset)?;
+        offset = offset.saturating_add(part);
+        len = len.saturating_sub(part);
+    }
+    Ok(())
 }
 
 /// Opens an image and those below it.
@@ -276,48 +293,14 @@ fn error_text(error: &io::Error) -> String {
     }
 }
 
-/// What can be said better than by a library that has to serve everybody.
 fn check_header(file: &File, path: &Path, cache: CacheMode) -> Result<(), OpenError> {
-    let mut block = vec![0; 8192];
-    let start = block.as_ptr().align_offset(4096).min(4096);
-    let end = start.saturating_add(4096);
-    let header = block.get_mut(start..end).unwrap_or_default();
-    let read = file.read_at(header, 0).map_err(|source| match cache {
-        CacheMode::Direct => OpenError::Direct {
+    header::check(file).map_err(|fault| match (cache, fault.direct) {
+        (CacheMode::Direct, Some(source)) => OpenError::Direct {
             path: path.into(),
             source,
         },
-        CacheMode::Writeback => damaged(path, io_reason(&source), CHECK),
-    })?;
-    let field = |at| be32(header, at);
-    if read < HEADER_BYTES || !header.starts_with(MAGIC) {
-        return Err(damaged(
-            path,
-            "it is not a qcow2 image",
-            "for a raw image write 'format=raw', or let its name not end in .qcow2",
-        ));
-    }
-    if !matches!(field(4), Some(2 | 3)) {
-        return Err(damaged(
-            path,
-            format!("qcow2 version {} is not known", field(4).unwrap_or(0)),
-            "versions 2 and 3 are; 'qemu-img convert -O qcow2' makes one of them",
-        ));
-    }
-    if field(32) != Some(0) {
-        return Err(damaged(
-            path,
-            "it is encrypted",
-            "decrypt it first: qemu-img convert, with the image's secret",
-        ));
-    }
-    Ok(())
-}
-
-/// A number of the header, which is big-endian.
-fn be32(header: &[u8], at: usize) -> Option<u32> {
-    let bytes = header.get(at..at.checked_add(4)?)?;
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+        _ => damaged(path, fault.reason, fault.help),
+    })
 }
 
 fn identity(file: &File) -> (u64, u64) {

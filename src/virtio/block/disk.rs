@@ -19,6 +19,8 @@ use crate::virtio::Interrupt;
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// What the host's file systems and disks like to write at a time.
 const PHYSICAL_BLOCK: u32 = 4096;
+/// Blocking requests that one queue works on at a time: enough to keep a fast disk busy.
+const MAX_THREADS: usize = 16;
 /// Complaints about one disk that reach the log: a guest can cause them without end.
 const MAX_COMPLAINTS: u32 = 10;
 
@@ -52,6 +54,8 @@ pub struct Disk {
     pub(super) limiter: Option<Limiter>,
     pub(super) io: IoMode,
     pub(super) poll: bool,
+    /// Of one queue's engine, at most.
+    pub(super) threads: usize,
     complaints: AtomicU32,
 }
 
@@ -67,7 +71,13 @@ impl Disk {
         }
         let block = setup.image.alignment().max(SECTOR_BYTES as u32);
         let len = setup.image.len();
+        // imago pins a table of its cache for each request that it works on, of 128 for an image.
+        let threads = match setup.image.raw_file() {
+            Some(_) => MAX_THREADS,
+            None => (64 / usize::from(setup.queues.max(1))).clamp(1, MAX_THREADS),
+        };
         Disk {
+            threads,
             geometry: Geometry {
                 len: len.saturating_sub(len % u64::from(block)),
                 read_only: setup.read_only,

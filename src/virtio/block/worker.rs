@@ -31,11 +31,17 @@ use crate::virtio::chain::Chain;
 /// one, get theirs.
 const BATCH: usize = 256;
 
+/// So many bytes (128 KiB) count for a request more.
+const BYTES_SHIFT: u32 = 17;
 /// Bytes in flight at a time; one request may be longer. It bounds what direct I/O has to copy.
 const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+/// With more than this in flight nobody spins: while the worker sleeps, ends and requests gather, and
+/// handling them together is worth as much as waking sooner, for less of the host's time.
+const SPIN_IN_FLIGHT: usize = 3;
 
 /// What a turn of [`Worker::run`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +127,7 @@ impl Worker {
         self.write_through = write_through;
         if queue.is_some() {
             let disk = &self.disk;
-            let engine = engine::start(&disk.image, disk.io, QUEUE_SIZE, &self.event);
+            let engine = engine::start(&disk.image, disk.io, QUEUE_SIZE, disk.threads, &self.event);
             self.engine = Some(engine);
         }
         self.queue = queue;
@@ -219,9 +225,13 @@ impl Worker {
     /// Looks at both ends for a moment if that is expected to help; true when there is something
     /// to do. The driver need not kick meanwhile, nor the engine write its event fd.
     fn wait_a_little(&mut self, queue: &Queue) -> Result<bool, Broken> {
-        let whom = match self.pending.len() > self.free.len() {
-            true => For::Host,
-            false => For::Driver,
+        let in_flight = self.pending.len().saturating_sub(self.free.len());
+        if in_flight > SPIN_IN_FLIGHT {
+            return Ok(false);
+        }
+        let whom = match in_flight {
+            0 => For::Driver,
+            _ => For::Host,
         };
         let begin = Instant::now();
         if !self.spin.begin(begin, whom) {
@@ -276,13 +286,18 @@ impl Worker {
             let Some(head) = queue.iter(&*disk.memory)?.next().map(|c| c.head_index()) else {
                 return Ok(Stopped::Empty);
             };
-            *budget = budget.saturating_sub(1);
             self.chain
                 .read(&disk.memory, queue.desc_table(), queue.size(), head)?;
             self.request
                 .parse(&self.chain, &disk.memory, disk.geometry)?;
+            let bytes = match self.request.operation {
+                Operation::Zero { len, .. } => len,
+                _ => self.request.data_len,
+            };
+            // Some work is done at once, so a turn is bounded in bytes as well.
+            *budget = budget.saturating_sub(1 + (bytes >> BYTES_SHIFT) as usize);
             if let Some(limiter) = &disk.limiter {
-                limiter.take(self.request.data_len);
+                limiter.take(bytes);
             }
             if let Some((status, written)) = self.begin(head) {
                 self.end(queue, head, self.request.status, status, written)?;
@@ -340,6 +355,9 @@ impl Worker {
             Operation::Refuse(status) => return Err((status, 0)),
             Operation::GetId => return Err(self.get_id()),
             Operation::Flush => (Work::Flush, 0),
+            Operation::Discard { len: 0, .. } | Operation::Zero { len: 0, .. } => {
+                return Err((Status::Ok, 0));
+            }
             Operation::Discard { offset, len } => (Work::Discard { offset, len }, 0),
             Operation::Zero { offset, len, unmap } => (Work::Zero { offset, len, unmap }, 0),
             _ if bytes > MAX_REQUEST_BYTES => return Err((Status::IoError, 0)),
