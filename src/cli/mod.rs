@@ -121,7 +121,7 @@ fn usage_failure(error: &clap::Error) -> Failure {
     Failure {
         status: ExitStatus::Usage,
         error: message,
-        help: tip.unwrap_or_else(|| "see 'bantam --help' and 'bantam run --help'".into()),
+        help: tip.unwrap_or_else(|| "see 'bantam --help', or put --help behind the command".into()),
     }
 }
 

@@ -154,6 +154,9 @@ impl Help for OpenError {
                     "add ',ro' to attach it read-only, or give yourself write access".into()
                 }
             }
+            OpenError::Open {
+                read_only: true, ..
+            } => "check the path".into(),
             OpenError::Open { .. } => {
                 "check the path; 'bantam image create disk.qcow2 20G' makes a disk".into()
             }
