@@ -1,0 +1,230 @@
+//! What is refused, and what is left behind then.
+
+use super::*;
+
+#[track_caller]
+fn refused(disk: &str, words: &[&str]) {
+    let kernel = common::guest::elf().to_str().unwrap();
+    let outcome = run(&["run", kernel, "--dry-run", "--disk", disk]);
+    assert_eq!(outcome.code(), 3, "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no '{word}' in {outcome:?}");
+    }
+}
+
+pub fn backing() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("inside")).unwrap();
+    let secret = folder.word("secret.raw");
+    std::fs::write(&secret, [1; 4096]).unwrap();
+    std::fs::write(folder.path("inside/base.raw"), [2; 4096]).unwrap();
+    let image = folder.word("inside/top.qcow2");
+    let make = |below: &str, format: &str| {
+        let _ = std::fs::remove_file(&image);
+        qemu_img(&[
+            "create", "-u", "-f", "qcow2", "-b", below, "-F", format, &image, "1M",
+        ]);
+    };
+    make("base.raw", "raw");
+    refused(
+        &image,
+        &["rests on a backing file, 'base.raw'", "backing=on"],
+    );
+    let kernel = common::guest::elf().to_str().unwrap();
+    let with = format!("{image},backing=on");
+    let outcome = run(&["run", kernel, "--dry-run", "--disk", &with]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    let new = folder.word("inside/new.qcow2");
+    let made = run(&["image", "create", "-b", "../secret.raw", "-F", "raw", &new]);
+    assert_eq!(made.code(), 2, "{made:?}");
+    assert!(made.stderr.contains("in another folder"), "{made:?}");
+    for outside in [secret.as_str(), "../secret.raw"] {
+        make(outside, "raw");
+        refused(&with, &["in another folder"]);
+    }
+    std::os::unix::fs::symlink(&secret, folder.path("inside/link.raw")).unwrap();
+    make("link.raw", "raw");
+    refused(&with, &["in another folder"]);
+    make("none.raw", "raw");
+    refused(&with, &["'none.raw'", "No such file"]);
+    make("base.raw", "vmdk");
+    refused(&with, &["'vmdk'"]);
+    make("top.qcow2", "qcow2");
+    refused(&with, &["rests on the image itself"]);
+    let other = folder.word("inside/other.qcow2");
+    qemu_img(&[
+        "create",
+        "-u",
+        "-f",
+        "qcow2",
+        "-b",
+        "top.qcow2",
+        "-F",
+        "qcow2",
+        &other,
+        "1M",
+    ]);
+    make("other.qcow2", "qcow2");
+    refused(&with, &["rests on the image itself"]);
+    // The format is what the header says and not what the content looks like.
+    qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-u",
+        "-b",
+        &secret,
+        "-F",
+        "raw",
+        &folder.word("inside/evil.raw"),
+        "1M",
+    ]);
+    make("evil.raw", "raw");
+    let read = read_by_bantam(&folder, Path::new(&image), Format::Qcow2);
+    assert!(read.starts_with(b"QFI"), "a raw image is data");
+}
+
+pub fn damaged() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("a.raw"), content()).unwrap();
+    let good = folder.word("good.qcow2");
+    qemu_img(&[
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        &folder.word("a.raw"),
+        &good,
+    ]);
+    let good = std::fs::read(good).unwrap();
+    let image = folder.word("bad.qcow2");
+    let be32 = |n: u32| n.to_be_bytes().to_vec();
+    let be64 = |n: u64| n.to_be_bytes().to_vec();
+    let patches: [(&str, usize, Vec<u8>, &[&str]); 16] = [
+        ("magic", 0, b"QFJ\xfb".to_vec(), &["not a qcow2 image"]),
+        ("version", 4, be32(9), &["version 9"]),
+        ("encrypted", 32, be32(1), &["encrypted"]),
+        ("luks", 32, be32(2), &["encrypted"]),
+        ("cluster bits 5", 20, be32(5), &[]),
+        ("cluster bits 60", 20, be32(60), &[]),
+        ("unknown feature", 72, be64(1 << 40), &["feature"]),
+        ("L1 outside", 40, be64(1 << 50), &[]),
+        ("L1 not aligned", 40, be64(12345), &[]),
+        ("L1 of 4 billion entries", 36, be32(u32::MAX), &[]),
+        ("length 2^63", 24, be64(1 << 63), &["more than its tables"]),
+        (
+            "length 2^64 - 1",
+            24,
+            be64(u64::MAX),
+            &["more than its tables"],
+        ),
+        ("odd length", 24, be64(1_000_001), &["sectors of 512"]),
+        ("dirty", 72, be64(1), &["dirty"]),
+        ("feature names cut", 116, be32(49), &["table of features"]),
+        ("refcount table outside", 48, be64(1 << 60), &[]),
+    ];
+    for (what, at, bytes, words) in patches {
+        let mut bad = good.clone();
+        bad[at..at + bytes.len()].copy_from_slice(&bytes);
+        std::fs::write(&image, &bad).unwrap();
+        let kernel = common::guest::elf().to_str().unwrap();
+        let outcome = run(&["run", kernel, "--dry-run", "--disk", &image]);
+        if words.is_empty() && outcome.code() == 0 {
+            // Found later, by the request that needs it.
+            survives(&folder, what);
+            continue;
+        }
+        assert_eq!(outcome.code(), 3, "{what}: {outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 2, "{what}: {outcome:?}");
+        for word in words {
+            assert!(outcome.stderr.contains(word), "{what}: {outcome:?}");
+        }
+    }
+    for len in [0, 1, 71, 72, 104, 512, 65536, 200_000] {
+        std::fs::write(&image, &good[..len]).unwrap();
+        survives(&folder, &format!("cut to {len}"));
+    }
+    // Tables full of anything: the first four clusters are header, refcounts and L1.
+    let rounds = match std::env::var("BANTAM_SOAK") {
+        Ok(_) => 2000,
+        Err(_) => 60,
+    };
+    let mut random = 0x2545_f491_4f6c_dd1du64;
+    for round in 0..rounds {
+        let mut bad = good.clone();
+        for _ in 0..1 + round % 40 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let at = match round % 3 {
+                0 => random % 112,
+                1 => random % 0x50000,
+                // Where the tables' entries are, by the 64 KiB clusters of this image.
+                _ => 0x10000 * (random % 5) + (random >> 40) % 1024,
+            };
+            bad[at as usize] = (random >> 32) as u8;
+        }
+        std::fs::write(&image, &bad).unwrap();
+        survives(&folder, &format!("round {round}"));
+    }
+    for (args, words) in [
+        (&["-o", "extended_l2=on"][..], "feature"),
+        (&["-o", "data_file=data.raw"], "another file"),
+    ] {
+        let _ = std::fs::remove_file(&image);
+        let mut command = Command::new("qemu-img");
+        command.current_dir(folder.0.path());
+        let out = command
+            .args(["create", "-f", "qcow2"])
+            .args(args)
+            .args([&image, "1M"])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        refused(&image, &[words]);
+    }
+}
+
+/// Reading all of `bad.qcow2` ends in good time, in success or in one error, and never in a panic.
+#[track_caller]
+fn survives(folder: &Folder, what: &str) {
+    let out = folder.path("survived.raw");
+    let _ = std::fs::remove_file(&out);
+    // A length that the damage has made up must not fill the test's disk.
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -f 100000; exec \"$@\"",
+        "sh",
+        common::bantam(),
+    ]);
+    command.args(["image", "convert", "-f", "qcow2", "-O", "raw"]);
+    command.args([folder.path("bad.qcow2"), out]);
+    let outcome = run_with(command, b"", Duration::from_secs(20));
+    let code = outcome.code();
+    assert!(code == 0 || code == 2 || code == 3, "{what}: {outcome:?}");
+    if code != 0 {
+        assert_eq!(outcome.stderr.lines().count(), 2, "{what}: {outcome:?}");
+    }
+}
+
+pub fn full_disk() {
+    let folder = Folder::new();
+    let plain = folder.word("plain.raw");
+    std::fs::write(&plain, content()).unwrap();
+    let new = folder.word("new.qcow2");
+    // Every write past 1 MiB fails, as on a disk that is full.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 1024; exec \"$@\"", "sh", common::bantam()]);
+    command.args(["image", "convert", &plain, &new]);
+    let outcome = run_with(command, b"", Duration::from_secs(20));
+    assert_eq!(outcome.code(), 3, "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 2, "{outcome:?}");
+    let left: Vec<_> = std::fs::read_dir(folder.0.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["plain.raw"], "nothing is left behind");
+}
