@@ -11,7 +11,7 @@
 //! whose lists of buffers, are used again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -42,6 +42,9 @@ const MAX_REQUEST_BYTES: u64 = 32 << 20;
 /// With more than this in flight nobody spins: while the worker sleeps, ends and requests gather, and
 /// handling them together is worth as much as waking sooner, for less of the host's time.
 const SPIN_IN_FLIGHT: usize = 3;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
+const NO_INTERRUPT: u16 = 1;
 
 /// What a turn of [`Worker::run`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,10 +219,22 @@ impl Worker {
 
     /// Tells the driver of what was used since the last time, if it wants to be told.
     fn interrupt(&self, queue: &mut Queue, used: &mut bool) -> Result<(), Broken> {
-        if std::mem::take(used) && queue.needs_notification(&*self.disk.memory)? {
+        if std::mem::take(used) && self.wants_interrupt(queue)? {
             self.disk.interrupt.used_buffer();
         }
         Ok(())
+    }
+
+    /// Virtio 1.2, 2.7.7: by used_event where EVENT_IDX was agreed on, else by a flag, which
+    /// virtio-queue does not look at.
+    fn wants_interrupt(&self, queue: &mut Queue) -> Result<bool, Broken> {
+        if queue.event_idx_enabled() {
+            return Ok(queue.needs_notification(&*self.disk.memory)?);
+        }
+        // The used index is to be seen before the flag is looked at.
+        fence(Ordering::SeqCst);
+        let flags: Result<u16, _> = self.disk.memory.read_obj(GuestAddress(queue.avail_ring()));
+        Ok(flags.map_or(true, |flags| u16::from_le(flags) & NO_INTERRUPT == 0))
     }
 
     /// Looks at both ends for a moment if that is expected to help; true when there is something

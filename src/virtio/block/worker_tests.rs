@@ -120,6 +120,20 @@ fn writes_and_reads_go_through_the_ring() {
 }
 
 #[test]
+fn a_driver_that_wants_no_interrupt_gets_none() {
+    let mut b = bench();
+    b.put(1u16, AVAIL);
+    b.submit(0, 4, 0, (0x8000, 0, 1));
+    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.get::<u16>(USED + 2), 1);
+    assert_eq!(b.interrupt.isr(), 0);
+    b.put(0u16, AVAIL);
+    b.submit(1, 4, 0, (0x8000, 0, 1));
+    b.worker.run();
+    assert_eq!(b.interrupt.isr(), ISR_USED_BUFFER);
+}
+
+#[test]
 fn the_serial_number_needs_20_bytes_of_room() {
     let mut b = bench();
     b.submit(0, 8, 0, (0x8000, 20, 1));
