@@ -38,13 +38,6 @@ pub fn resize(
     let old = match format {
         Format::Raw => file.seek(SeekFrom::End(0)).map_err(host("read", path))?,
         Format::Qcow2 => match manage::facts(&file).map_err(host("read", path))? {
-            Some(facts) if facts.encrypted => {
-                let what = format!("{} is encrypted", path.display());
-                return Err(words(
-                    what,
-                    "resize it by qemu-img, with the image's secret",
-                ));
-            }
             Some(facts) => {
                 rests = facts.backing.is_some();
                 facts.len

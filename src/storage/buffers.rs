@@ -159,23 +159,23 @@ impl IoBuffers {
         true
     }
 
-    /// Calls `transfer` (a `preadv`-like call) until all bytes have moved.
+    /// Calls `transfer` (a `preadv`-like call) until all bytes have moved. What has moved before, by
+    /// whatever way, is not moved again.
     ///
     /// `transfer` gets the segments that are left and the file offset where they begin, and
     /// answers as the system call does: bytes moved, or -1 and errno.
     pub(super) fn drive(
         &mut self,
-        mut offset: u64,
+        offset: u64,
         mut transfer: impl FnMut(&[libc::iovec], i64) -> isize,
     ) -> io::Result<()> {
         while let Some(rest) = self.segments.get(self.next..).filter(|r| !r.is_empty()) {
             let batch = rest.get(..MAX_SEGMENTS_PER_CALL).unwrap_or(rest);
-            let at =
-                i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            let at = i64::try_from(offset.saturating_add(self.moved))
+                .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             match transfer(batch, at) {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 moved if moved > 0 => {
-                    offset = offset.saturating_add(moved.unsigned_abs() as u64);
                     self.advance(moved.unsigned_abs());
                 }
                 _ => {
@@ -267,6 +267,16 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, [(100, 20), (107, 13), (114, 6)]);
+
+        buffers.clear();
+        assert!(buffers.push(GuestAddress(0), 10));
+        buffers.advance(4);
+        buffers
+            .drive(100, |segments, at| {
+                assert_eq!((at, segments[0].iov_len), (104, 6), "the rest alone");
+                6
+            })
+            .unwrap();
     }
 
     #[test]

@@ -138,6 +138,13 @@ pub fn damaged() {
         }
         assert_eq!(outcome.code(), 3, "{what}: {outcome:?}");
         assert_eq!(outcome.stderr.lines().count(), 2, "{what}: {outcome:?}");
+        if matches!(what, "encrypted" | "dirty") {
+            let info = bantam_image(&["info", &image]).stdout;
+            assert_eq!(info.contains("encrypted"), what == "encrypted", "{info}");
+            let resized = run(&["image", "resize", &image, "+1M"]);
+            assert_eq!(resized.code(), 3, "{what}: {resized:?}");
+            assert!(resized.stderr.contains(words[0]), "{what}: {resized:?}");
+        }
         for word in words {
             assert!(outcome.stderr.contains(word), "{what}: {outcome:?}");
         }

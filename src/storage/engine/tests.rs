@@ -168,7 +168,7 @@ fn compare(path: &Path, format: Format, disk: &[u8]) {
     match format {
         Format::Raw => assert!(std::fs::read(path).unwrap() == disk),
         Format::Qcow2 => {
-            // tests/qcow2.rs has qemu-img read it.
+            // tests/disk_images has qemu-img read it.
             let access = Access {
                 format,
                 read_only: true,

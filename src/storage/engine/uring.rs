@@ -39,6 +39,8 @@ pub struct Uring {
 enum Next {
     Ended(io::Result<()>),
     Again,
+    /// The ring cannot do it here; a blocking call can, or knows another way.
+    Blocking,
 }
 
 impl Uring {
@@ -111,10 +113,7 @@ impl Uring {
                 continue;
             };
             match next(&mut job, result) {
-                Next::Ended(Err(_))
-                    if matches!(job.work, Work::Discard { .. } | Work::Zero { .. }) =>
-                {
-                    // A file system without this kind of fallocate: the slow way knows others.
+                Next::Blocking => {
                     let result = self.image.run(job.work, &mut job.buffers);
                     return Some((job, result));
                 }
@@ -285,8 +284,13 @@ fn fallocate(offset: u64, len: u64, punch: bool) -> squeue::Entry {
 
 /// What the kernel's answer means for `job`.
 fn next(job: &mut Job, result: i32) -> Next {
+    let work = job.work;
     let failed = |code: i32| match code {
-        libc::EINTR | libc::EAGAIN => Next::Again,
+        libc::EINTR => Next::Again,
+        // Asked again it might say so again, without end.
+        libc::EAGAIN => Next::Blocking,
+        // A file system without this kind of fallocate.
+        _ if matches!(work, Work::Discard { .. } | Work::Zero { .. }) => Next::Blocking,
         _ => Next::Ended(Err(io::Error::from_raw_os_error(code))),
     };
     let moved = match usize::try_from(result) {

@@ -79,7 +79,6 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
     if !header.starts_with(super::header::MAGIC) {
         return Ok(None);
     }
-    super::header::check(file).map_err(|fault| io::Error::other(fault.reason))?;
     let word = |at: usize| super::header::be32(&header, at).unwrap_or(0);
     let mut facts = Facts {
         version: word(4),
@@ -90,7 +89,8 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
         snapshots: word(60),
         encrypted: word(32) != 0,
     };
-    if !facts.encrypted {
+    // What cannot be used can be told of, but for what is past the header.
+    if super::header::check(file).is_ok() {
         let storage = ImagoFile::try_from(file.try_clone()?)?;
         let image = qcow2::Qcow2::<ImagoFile, Layer>::open_image(storage, false)?;
         facts.backing = image.implicit_backing_file().cloned();

@@ -309,6 +309,8 @@ impl Worker {
                 Operation::Zero { len, .. } => len,
                 _ => self.request.data_len,
             };
+            // What is longer is refused, and counts for no more than the longest.
+            let bytes = bytes.min(MAX_REQUEST_BYTES);
             // Some work is done at once, so a turn is bounded in bytes as well.
             *budget = budget.saturating_sub(1 + (bytes >> BYTES_SHIFT) as usize);
             if let Some(limiter) = &disk.limiter {
