@@ -13,7 +13,7 @@
 use virtio_bindings::bindings::virtio_blk as blk;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::storage::SECTOR_BYTES;
+use crate::storage::{SECTOR_BYTES, Work};
 use crate::virtio::chain::{Chain, Range};
 
 const HEADER_BYTES: usize = 16;
@@ -21,34 +21,8 @@ const HEADER_BYTES: usize = 16;
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Read sectors from byte `offset` into the data ranges.
-    Read {
-        /// First byte on the disk.
-        offset: u64,
-    },
-    /// Write the data ranges from byte `offset` on.
-    Write {
-        /// First byte on the disk.
-        offset: u64,
-    },
-    /// Make earlier writes durable.
-    Flush,
-    /// The content of these bytes is not needed any more.
-    Discard {
-        /// First byte on the disk.
-        offset: u64,
-        /// Bytes.
-        len: u64,
-    },
-    /// Make these bytes zeros.
-    Zero {
-        /// First byte on the disk.
-        offset: u64,
-        /// Bytes.
-        len: u64,
-        /// The space may be given back.
-        unmap: bool,
-    },
+    /// Work for the storage; its data is in the data ranges. A write is not durable by itself.
+    Do(Work),
     /// Copy the serial number into the data ranges.
     GetId,
     /// Nothing is done; the status says why.
@@ -110,7 +84,7 @@ pub struct Unanswerable;
 impl Default for Request {
     fn default() -> Self {
         Request {
-            operation: Operation::Flush,
+            operation: Operation::Do(Work::Flush),
             data: Vec::new(),
             data_len: 0,
             status: GuestAddress(0),
@@ -147,14 +121,17 @@ impl Request {
         self.data_len = self.data.iter().map(|(_, len)| u64::from(*len)).sum();
         self.operation = match kind {
             blk::VIRTIO_BLK_T_IN => match place(sector, self.data_len, disk) {
-                Some(offset) => Operation::Read { offset },
+                Some(offset) => Operation::Do(Work::Read { offset }),
                 None => Operation::Refuse(Status::IoError),
             },
             blk::VIRTIO_BLK_T_OUT => match place(sector, self.data_len, disk) {
-                Some(offset) if !disk.read_only => Operation::Write { offset },
+                Some(offset) if !disk.read_only => Operation::Do(Work::Write {
+                    offset,
+                    durable: false,
+                }),
                 _ => Operation::Refuse(Status::IoError),
             },
-            blk::VIRTIO_BLK_T_FLUSH => Operation::Flush,
+            blk::VIRTIO_BLK_T_FLUSH => Operation::Do(Work::Flush),
             blk::VIRTIO_BLK_T_GET_ID => Operation::GetId,
             blk::VIRTIO_BLK_T_DISCARD | blk::VIRTIO_BLK_T_WRITE_ZEROES if disk.discard => {
                 self.range(kind == blk::VIRTIO_BLK_T_DISCARD, memory, disk)
@@ -184,12 +161,12 @@ impl Request {
         let len = u64::from(sectors).saturating_mul(SECTOR_BYTES);
         match place(sector, len, disk) {
             Some(offset) if sectors <= max && !disk.read_only => match discard {
-                true => Operation::Discard { offset, len },
-                false => Operation::Zero {
+                true => Operation::Do(Work::Discard { offset, len }),
+                false => Operation::Do(Work::Zero {
                     offset,
                     len,
                     unmap: flags & FLAG_UNMAP != 0,
-                },
+                }),
             },
             _ => io_error,
         }
@@ -305,7 +282,7 @@ mod tests {
     #[test]
     fn a_plain_read() {
         let r = parse(0, 2, &[HEADER, (0x4000, 1024, true), STATUS], DISK).unwrap();
-        assert_eq!(r.operation, Operation::Read { offset: 1024 });
+        assert_eq!(r.operation, Operation::Do(Work::Read { offset: 1024 }));
         // The emptied status range stays as a range of length 0.
         assert_eq!(r.data[0], (GuestAddress(0x4000), 1024));
         assert_eq!((r.data_len, r.status), (1024, GuestAddress(0x200)));
@@ -325,7 +302,13 @@ mod tests {
             DISK,
         )
         .unwrap();
-        assert_eq!(r.operation, Operation::Write { offset: 0 });
+        assert_eq!(
+            r.operation,
+            Operation::Do(Work::Write {
+                offset: 0,
+                durable: false
+            })
+        );
         assert_eq!(
             r.data,
             [(GuestAddress(0x110), 500), (GuestAddress(0x5000), 12)]
@@ -367,15 +350,9 @@ mod tests {
         const DISCARD: u32 = 11;
         const ZERO: u32 = 13;
         let refuse = Operation::Refuse;
-        let zero = |unmap| Operation::Zero {
-            offset: 1024,
-            len: 2048,
-            unmap,
-        };
-        let discard = Operation::Discard {
-            offset: 1024,
-            len: 2048,
-        };
+        let (offset, len) = (1024, 2048);
+        let zero = |unmap| Operation::Do(Work::Zero { offset, len, unmap });
+        let discard = Operation::Do(Work::Discard { offset, len });
         let read_only = Geometry {
             read_only: true,
             ..DISK
@@ -459,7 +436,7 @@ mod tests {
             parts.push(STATUS);
             for sector in [sector, small] {
                 let r = parse(kind, sector, &parts, DISK).unwrap();
-                if let Operation::Read { offset } | Operation::Write { offset } = r.operation {
+                if let Operation::Do(Work::Read { offset } | Work::Write { offset, .. }) = r.operation {
                     proptest::prop_assert!(offset + r.data_len <= DISK.len);
                     proptest::prop_assert_eq!(r.data_len % SECTOR_BYTES, 0);
                 }

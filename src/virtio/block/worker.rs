@@ -306,7 +306,7 @@ impl Worker {
             self.request
                 .parse(&self.chain, &disk.memory, disk.geometry)?;
             let bytes = match self.request.operation {
-                Operation::Zero { len, .. } => len,
+                Operation::Do(Work::Zero { len, .. }) => len,
                 _ => self.request.data_len,
             };
             // What is longer is refused, and counts for no more than the longest.
@@ -366,21 +366,19 @@ impl Worker {
     /// What the engine has to do for the request in hand, and the bytes of guest memory that it
     /// moves; or the answer, where there is nothing to do.
     fn work_of_request(&mut self) -> Result<(Work, u64), (Status, u32)> {
-        let durable = self.write_through;
         let bytes = self.request.data_len;
         Ok(match self.request.operation {
             Operation::Refuse(status) => return Err((status, 0)),
             Operation::GetId => return Err(self.get_id()),
-            Operation::Flush => (Work::Flush, 0),
-            Operation::Discard { len: 0, .. } | Operation::Zero { len: 0, .. } => {
+            Operation::Do(Work::Discard { len: 0, .. } | Work::Zero { len: 0, .. }) => {
                 return Err((Status::Ok, 0));
             }
-            Operation::Discard { offset, len } => (Work::Discard { offset, len }, 0),
-            Operation::Zero { offset, len, unmap } => (Work::Zero { offset, len, unmap }, 0),
-            _ if bytes > MAX_REQUEST_BYTES => return Err((Status::IoError, 0)),
-            _ if bytes == 0 => return Err((Status::Ok, 0)),
-            Operation::Read { offset } => (Work::Read { offset }, bytes),
-            Operation::Write { offset } => (Work::Write { offset, durable }, bytes),
+            Operation::Do(work @ (Work::Read { .. } | Work::Write { .. })) => match bytes {
+                0 => return Err((Status::Ok, 0)),
+                1..=MAX_REQUEST_BYTES => (durably(work, self.write_through), bytes),
+                _ => return Err((Status::IoError, 0)),
+            },
+            Operation::Do(work) => (work, 0),
         })
     }
 
@@ -478,6 +476,14 @@ impl Worker {
             // The driver must offer 20 bytes (5.2.6.1).
             (Status::IoError, written)
         }
+    }
+}
+
+/// A write that is done only when it is on stable storage, if `durable`.
+fn durably(work: Work, durable: bool) -> Work {
+    match work {
+        Work::Write { offset, .. } => Work::Write { offset, durable },
+        other => other,
     }
 }
 
