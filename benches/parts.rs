@@ -136,7 +136,7 @@ fn queue(c: &mut Criterion) {
         queues: 1,
         io: IoMode::Inline,
         limiter: None,
-        poll: false,
+        poll: std::time::Duration::ZERO,
     };
     let block = Block::new(setup, memory.clone(), interrupt).unwrap();
     let mut queue = Queue::new(SIZE).unwrap();

@@ -50,7 +50,7 @@ pub struct RunArgs {
     ///
     /// After the path, separated by commas: ro, format=raw|qcow2 (raw unless the name ends in
     /// .qcow2), serial=TEXT, queues=N, io=auto|uring|threads, cache=writeback|direct,
-    /// discard=on|off, iothread, backing=on|off, limit-iops=N, limit-bw=N
+    /// discard=on|off, iothread, poll=MICROSECONDS, backing=on|off, limit-iops=N, limit-bw=N
     #[arg(short, long, value_name = "PATH[,KEY=VALUE]...")]
     disk: Vec<String>,
 

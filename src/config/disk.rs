@@ -1,6 +1,7 @@
 //! What the words of `--disk` mean.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::ConfigError;
 use super::values::{number_and_unit, split_commas, wrong};
@@ -19,12 +20,20 @@ const KEYS: &[&str] = &[
     "cache",
     "discard",
     "iothread",
+    "poll",
     "backing",
     "limit-iops",
     "limit-bw",
 ];
 /// Length of a virtio-blk serial number.
 const SERIAL_BYTES: usize = 20;
+/// Without `poll=`, for a thread that the queue has for itself: as long as KVM lets a halted vCPU's
+/// thread look (halt_poll_ns).
+const POLL_ALONE: Duration = Duration::from_micros(200);
+/// Without `poll=`, for the main loop: a driver that asks again at once is waited for, but no device.
+const POLL_SHARED: Duration = Duration::from_micros(50);
+/// A reset of the device waits while a queue's thread looks, so not longer than this.
+const MAX_POLL_MICROS: u64 = 1000;
 /// More queues than this no guest uses; each costs memory.
 const MAX_QUEUES: u16 = 64;
 
@@ -45,6 +54,8 @@ pub struct Disk {
     pub discard: bool,
     /// A thread for each queue, instead of the main loop.
     pub io_thread: bool,
+    /// A wait that is expected to end within this time is no reason for the thread to sleep.
+    pub poll: Duration,
     /// Requests per second.
     pub limit_requests: Option<u64>,
     /// Bytes per second.
@@ -65,6 +76,7 @@ impl Disk {
             io: IoMode::Auto,
             discard: true,
             io_thread: false,
+            poll: POLL_SHARED,
             limit_requests: None,
             limit_bytes: None,
         }
@@ -123,6 +135,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
         );
     }
     let mut disk = Disk::plain(path.into());
+    let mut poll = None;
     for word in words {
         let (key, value) = match word.split_once('=') {
             Some((key, value)) => (key, value),
@@ -200,12 +213,25 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
                     }
                 }
             }
+            "poll" => match value.parse() {
+                Ok(micros @ 0..=MAX_POLL_MICROS) => poll = Some(Duration::from_micros(micros)),
+                _ => {
+                    return bad(
+                        format!("'{value}' is no time to poll"),
+                        "give microseconds, 0 to 1000",
+                    );
+                }
+            },
             "limit-iops" => disk.limit_requests = Some(rate(value, text, false)?),
             "limit-bw" => disk.limit_bytes = Some(rate(value, text, true)?),
             "path" => return bad("the path comes first".into(), "write --disk PATH,..."),
             _ => return Err(unknown(key, text)),
         }
     }
+    disk.poll = poll.unwrap_or(match disk.io_thread {
+        true => POLL_ALONE,
+        false => POLL_SHARED,
+    });
     if disk.io == IoMode::Uring && disk.access.format != Format::Raw {
         return bad(
             "io_uring is for raw images".into(),
@@ -264,7 +290,7 @@ mod tests {
         assert!(d.access.read_only);
         assert_eq!(d.serial.as_deref(), Some("x"));
         let d = disk(
-            "path=x.qcow2,queues=4,io=threads,cache=direct,discard=off,iothread,\
+            "path=x.qcow2,queues=4,io=threads,cache=direct,discard=off,iothread,poll=30,\
              limit-iops=2k,limit-bw=10M,backing=on",
         )
         .unwrap();
@@ -272,6 +298,8 @@ mod tests {
         assert_eq!(d.access.cache, CacheMode::Direct);
         assert!(d.access.backing && d.io_thread && !d.discard);
         assert_eq!((d.queues, d.io), (4, IoMode::Threads));
+        assert_eq!(d.poll, Duration::from_micros(30));
+        assert!(disk("a,iothread").unwrap().poll > disk("a").unwrap().poll);
         assert_eq!(d.limit_requests, Some(2000));
         assert_eq!(d.limit_bytes, Some(10 << 20));
         assert_eq!(
@@ -296,6 +324,8 @@ mod tests {
             "a,limit-bw=99999999999999G",
             "a,limit-bw=5x",
             "a.qcow2,io=uring",
+            "a,poll=1001",
+            "a,poll=x",
             "a,path=b",
         ] {
             assert!(disk(bad).is_err(), "{bad}");

@@ -273,7 +273,11 @@ fn add_disk(
         queues: config.queues,
         io: config.io,
         limiter: Limiter::new(config.limit_requests, config.limit_bytes),
-        poll: config.io_thread,
+        // On a host's only processor nobody could do what is waited for.
+        poll: match std::thread::available_parallelism() {
+            Ok(processors) if processors.get() > 1 => config.poll,
+            _ => Duration::ZERO,
+        },
     };
     let block =
         Arc::new(Block::new(setup, memory.clone(), interrupt).map_err(host("make an event fd"))?);

@@ -4,7 +4,8 @@ use std::alloc::{self, Layout};
 use std::io;
 use std::sync::Arc;
 
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 /// Linux's UIO_MAXIOV: the most segments one `preadv(2)` takes.
 pub const MAX_SEGMENTS_PER_CALL: usize = 1024;
@@ -138,22 +139,19 @@ impl IoBuffers {
         if len == 0 {
             return true;
         }
+        if let Ok(slice) = self.memory.get_slice(addr, len as usize) {
+            self.segments.push(segment(&slice));
+            self.bytes = self.bytes.saturating_add(u64::from(len));
+            return true;
+        }
+        // Not all of it in one region, or not RAM.
         let before = self.segments.len();
-        let Ok(slices) =
-            self.memory
-                .get_slices(addr, len as usize, vm_memory::Permissions::ReadWrite)
-        else {
-            return false;
-        };
-        for slice in slices {
+        for slice in self.memory.get_slices(addr, len as usize) {
             let Ok(slice) = slice else {
                 self.segments.truncate(before);
                 return false;
             };
-            self.segments.push(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: slice.len(),
-            });
+            self.segments.push(segment(&slice));
         }
         self.bytes = self.bytes.saturating_add(u64::from(len));
         true
@@ -201,6 +199,13 @@ impl IoBuffers {
             count = count.saturating_sub(segment.iov_len);
             self.next = self.next.saturating_add(1);
         }
+    }
+}
+
+fn segment<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> libc::iovec {
+    libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
     }
 }
 

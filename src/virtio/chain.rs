@@ -14,7 +14,9 @@
 //! [`IoBuffers`](crate::storage::IoBuffers) and by vm-memory itself.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::objects;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_BYTES: u64 = 16;
@@ -146,7 +148,7 @@ impl Chain {
 
 fn load(memory: &GuestMemoryMmap, base: u64, index: u16) -> Result<Descriptor, ChainError> {
     base.checked_add(u64::from(index) * DESCRIPTOR_BYTES)
-        .and_then(|addr| memory.read_obj(GuestAddress(addr)).ok())
+        .and_then(|addr| objects::read(memory, GuestAddress(addr)))
         .ok_or(ChainError::Address(base))
 }
 
@@ -154,6 +156,7 @@ fn load(memory: &GuestMemoryMmap, base: u64, index: u16) -> Result<Descriptor, C
 mod tests {
     use super::*;
     use virtio_queue::desc::RawDescriptor;
+    use vm_memory::Bytes;
 
     const TABLE: u64 = 0x1000;
 

@@ -16,6 +16,7 @@ pub mod block;
 pub mod chain;
 pub mod interrupt;
 pub mod mmio;
+mod objects;
 
 use std::sync::Arc;
 

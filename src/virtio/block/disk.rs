@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_blk as blk;
 use virtio_bindings::bindings::virtio_ring::{
@@ -40,8 +41,8 @@ pub struct Setup {
     pub io: IoMode,
     /// How many of them a second.
     pub limiter: Option<Limiter>,
-    /// A worker with a thread of its own may spin a little before it sleeps.
-    pub poll: bool,
+    /// A worker spins when it expects to wait no longer than this.
+    pub poll: Duration,
 }
 
 /// What all queues share.
@@ -53,7 +54,7 @@ pub struct Disk {
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) limiter: Option<Limiter>,
     pub(super) io: IoMode,
-    pub(super) poll: bool,
+    pub(super) poll: Duration,
     /// Of one queue's engine, at most.
     pub(super) threads: usize,
     complaints: AtomicU32,

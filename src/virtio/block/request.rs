@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::storage::{SECTOR_BYTES, Work};
 use crate::virtio::chain::{Chain, Range};
+use crate::virtio::objects;
 
 const HEADER_BYTES: usize = 16;
 
@@ -188,6 +189,12 @@ fn split_header(header: &[u8; HEADER_BYTES]) -> (u32, u32, u64) {
 }
 
 fn read_header(ranges: &[Range], memory: &GuestMemoryMmap) -> Option<[u8; HEADER_BYTES]> {
+    if let Some((addr, len)) = ranges.first()
+        && *len as usize >= HEADER_BYTES
+    {
+        return objects::read(memory, *addr);
+    }
+    // Drivers may lay it out in any way (virtio 1.2, 2.7.4).
     let mut header = [0; HEADER_BYTES];
     let mut rest = header.as_mut_slice();
     for (addr, len) in ranges {

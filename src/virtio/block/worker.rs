@@ -20,12 +20,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::disk::Disk;
 use super::request::{Operation, Request, Status};
-use super::spin::{self, For, Spin};
+use super::spin::{For, Spin};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
 use crate::storage::engine;
 use crate::storage::{Engine, IoBuffers, Job, Work};
 use crate::virtio::chain::Chain;
+use crate::virtio::objects;
 
 /// Requests taken or ended in one turn before other devices, and a vCPU that wants to reset this
 /// one, get theirs.
@@ -39,6 +40,8 @@ const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
 
+/// So many requests a wait counts for that was spun through: a turn is bounded in time as well.
+const SPIN_COST: usize = 16;
 /// With more than this in flight nobody spins: while the worker sleeps, ends and requests gather, and
 /// handling them together is worth as much as waking sooner, for less of the host's time.
 const SPIN_IN_FLIGHT: usize = 3;
@@ -109,6 +112,7 @@ impl Worker {
     /// A worker without a queue. Its engine makes `event` readable.
     pub(super) fn new(disk: Arc<Disk>, event: Arc<EventFd>) -> Self {
         Worker {
+            spin: Spin::new(disk.poll),
             disk,
             event,
             queue: None,
@@ -120,7 +124,6 @@ impl Worker {
             chain: Chain::default(),
             request: Request::default(),
             write_through: false,
-            spin: Spin::new(),
         }
     }
 
@@ -172,7 +175,7 @@ impl Worker {
         let memory = &*disk.memory;
         let mut budget = BATCH;
         let mut used = false;
-        if disk.poll {
+        if self.spin.is_wanted() {
             self.spin.end(Instant::now());
         }
         let turn = loop {
@@ -200,10 +203,11 @@ impl Worker {
                 }
                 // True when the driver has added something between our last look and now.
                 Stopped::Empty => {
-                    if disk.poll {
+                    if self.spin.is_wanted() {
                         // What has ended is not to wait for what may come.
                         self.interrupt(queue, &mut used)?;
                         if self.wait_a_little(queue)? {
+                            budget = budget.saturating_sub(SPIN_COST);
                             continue;
                         }
                     }
@@ -262,7 +266,7 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             }
-            if begin.elapsed() > spin::LIMIT {
+            if begin.elapsed() > self.spin.limit() {
                 return Ok(false);
             }
         }
@@ -448,9 +452,7 @@ impl Worker {
         written: u32,
     ) -> Result<(), Broken> {
         let memory = &*self.disk.memory;
-        memory
-            .write_obj(status as u8, at)
-            .map_err(|_| Broken::Status)?;
+        objects::write(memory, status as u8, at).ok_or(Broken::Status)?;
         queue.add_used(memory, head, written.saturating_add(1))?;
         Ok(())
     }

@@ -43,7 +43,7 @@ fn bench_of(io: IoMode, sectors: u64) -> Bench {
         queues: 1,
         io,
         limiter: None,
-        poll: false,
+        poll: Duration::ZERO,
     };
     let disk = Arc::new(Disk::new(setup, memory.clone(), interrupt.clone()));
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
