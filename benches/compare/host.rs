@@ -76,6 +76,23 @@ pub fn facts() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// The processors that this process may use, by number.
+pub fn processors() -> Option<&'static [u32]> {
+    static ALL: std::sync::OnceLock<Option<Vec<u32>>> = std::sync::OnceLock::new();
+    ALL.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let mut lines = status.lines();
+        let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let mut all = Vec::new();
+        for range in list.trim().split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            all.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+        }
+        Some(all)
+    })
+    .as_deref()
+}
+
 /// Now, UTC.
 pub fn date() -> String {
     output(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Bantam against other VMMs, side by side, in one run: `make bench`. docs/bench.md explains it.
 //!
 //! ```text
-//!   vmm.rs      who takes part, and how each is asked for the same machine
+//!   vmm/        who takes part, and how each is asked for the same machine
 //!   rows/       one question each: start, boot, exits, block, memory, density
 //!   engine.rs   A, B, C, A, B, C ... until the answer is narrow
 //!   stats.rs    medians, paired ratios, intervals

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host;
+
 /// What a process may say on standard error before it is cut.
 const COMPLAINT_BYTES: usize = 300;
 
@@ -147,6 +149,33 @@ impl Process {
             }
         }
         threads
+    }
+
+    /// Gives the threads whose names are `alone` the first of the harness's processors, and the
+    /// others the rest, so that no VMM is measured with a worse place than another. Nothing on a
+    /// host with one processor.
+    pub fn pin(&self, alone: impl Fn(&str) -> bool) -> Result<()> {
+        let Some((first, rest)) = host::processors().and_then(|all| all.split_first()) else {
+            return Ok(());
+        };
+        let rest: Vec<String> = rest.iter().map(u32::to_string).collect();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        for (thread, (name, _)) in self.cpu_time() {
+            let place = match alone(&name) {
+                true => first.to_string(),
+                false => rest.join(","),
+            };
+            let mut taskset = Command::new("taskset");
+            taskset.args(["--cpu-list", "--pid", &place, &thread.to_string()]);
+            let done = taskset.stdout(Stdio::null()).status().context("taskset")?;
+            // A thread may have ended meanwhile.
+            if !done.success() && self.cpu_time().contains_key(&thread) {
+                bail!("taskset cannot place the thread {name}");
+            }
+        }
+        Ok(())
     }
 
     /// Proportional set size in bytes: of all, and of mappings as large as `guest_ram`.

@@ -1,13 +1,12 @@
 //! A driver in ring 3 of a bare machine, beside fio on the host.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::fio::{self, Area};
+use super::images::{DISK_BYTES, Images};
 use super::{LOADS, Load};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
@@ -16,15 +15,15 @@ use crate::result::{Clock, Figure};
 use crate::rows::{Context, start};
 use crate::vmm::{self, DiskKind, Machine, Vmm};
 
-const DISK_BYTES: u64 = 256 << 20;
-/// fio counts milliseconds: it runs so many times longer.
-const LONGER: u32 = 10;
+/// fio counts milliseconds, and may find all in the page cache.
+const FIO_LONGER: u32 = 4;
+/// More cases than other rows have, so the row is longer: a sixth of its time for each.
+const SHARE: f64 = 1.0 / 6.0;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the row.
 pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     let guest = crate::rows::bare_guest();
-    let disk = make_disk(&context.guests)?;
     let mut contestants = context.vmms.clone();
     if let Some(program) = vmm::find_program("fio") {
         contestants.push(Vmm {
@@ -34,82 +33,53 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     } else {
         eprintln!("left out: fio is not installed");
     }
+    let images = Images::make(&context.guests)?;
+    let kinds = [
+        DiskKind::Cached,
+        DiskKind::Direct,
+        DiskKind::Ram,
+        DiskKind::Qcow2,
+    ];
     let mut figures = Vec::new();
-    let qcow2 = make_qcow2(&disk)?;
-    for kind in [DiskKind::Cached, DiskKind::Direct, DiskKind::Qcow2] {
+    for kind in kinds {
         for load in LOADS {
+            let load = load.times(times(kind));
             let case = format!("{}, {}", load.name, kind.name());
             if !context.wants(&case) {
                 continue;
             }
-            let image = if kind == DiskKind::Qcow2 {
-                &qcow2
-            } else {
-                &disk
-            };
             let question = Question {
                 row: "block",
                 case,
                 unit: load.unit().0,
                 lower_is_better: false,
                 clock: Clock::Wall,
-                note: "virtio-mmio, polled used ring; fio: io_uring on the same file, on the host",
+                note: "virtio-mmio, polled used ring, the vCPU on a processor of its own; fio: io_uring on the same file, on the host",
             };
-            let effort = Effort::wall(5, context.share(1.0 / 18.0));
-            figures.push(interleave(
-                question,
-                &contestants,
-                effort,
-                |vmm| match vmm.name() {
+            let effort = Effort::wall(5, context.share(SHARE));
+            let figure = interleave(question, &contestants, effort, |vmm| {
+                let image = images.of(kind)?;
+                match vmm.name() {
                     "fio" if kind == DiskKind::Qcow2 => bail!("knows no qcow2"),
-                    "fio" => on_host(vmm, &disk, load, kind == DiskKind::Direct),
+                    "fio" => on_host(vmm, image, load, kind != DiskKind::Cached),
                     _ => in_guest(vmm, &guest, image, load, kind),
-                },
-            ));
-            eprintln!(
-                "{}",
-                figures.last().map(crate::rows::summary).unwrap_or_default()
-            );
+                }
+            });
+            eprintln!("{}", crate::rows::summary(&figure));
+            figures.push(figure);
         }
     }
-    let _ = (std::fs::remove_file(disk), std::fs::remove_file(qcow2));
     Ok(figures)
 }
 
-/// A file of random bytes: nothing that a file system would leave out.
-fn make_disk(beside: &Path) -> Result<PathBuf> {
-    let path = beside.join("bench-disk.raw");
-    let mut bytes = vec![0u8; 1 << 20];
-    let mut random = 1u64;
-    let mut file =
-        File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    for _ in 0..DISK_BYTES >> 20 {
-        for chunk in bytes.chunks_exact_mut(8) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            chunk.copy_from_slice(&random.to_le_bytes());
-        }
-        file.write_all(&bytes)
-            .with_context(|| format!("cannot fill {}", path.display()))?;
+/// So many times the requests of a load: where they are quick, the start of a run, when threads have
+/// just woken, would be much of it.
+fn times(kind: DiskKind) -> u32 {
+    match kind {
+        DiskKind::Cached | DiskKind::Direct => 2,
+        DiskKind::Qcow2 => 4,
+        DiskKind::Ram => 8,
     }
-    file.sync_all()
-        .with_context(|| format!("cannot fill {}", path.display()))?;
-    Ok(path)
-}
-
-/// The same disk as a qcow2 image, made by qemu-img.
-fn make_qcow2(raw: &Path) -> Result<PathBuf> {
-    let path = raw.with_extension("qcow2");
-    let made = std::process::Command::new("qemu-img")
-        .args(["convert", "-f", "raw", "-O", "qcow2"])
-        .args([raw, &path])
-        .output()
-        .context("qemu-img")?;
-    if !made.status.success() {
-        bail!("qemu-img: {}", String::from_utf8_lossy(&made.stderr));
-    }
-    Ok(path)
 }
 
 fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, kind: DiskKind) -> Result<Sample> {
@@ -136,6 +106,7 @@ fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, kind: DiskKind) ->
     };
     let mut process = Process::start(|folder| vmm.command(&machine, folder))?;
     process.wait_for(b"(", LIMIT)?;
+    process.pin(is_vcpu)?;
     let before = io_threads(&process);
     let (_, text) = process.wait_for(b")", LIMIT)?;
     let spent = io_threads(&process).saturating_sub(before);
@@ -169,7 +140,7 @@ fn io_threads(process: &Process) -> Duration {
     process
         .cpu_time()
         .into_values()
-        .filter(|(name, _)| !name.contains("vcpu") && !name.starts_with("CPU "))
+        .filter(|(name, _)| !is_vcpu(name))
         .map(|(_, time)| time)
         .sum()
 }
@@ -228,6 +199,11 @@ fn at(cdf: &[(f64, f64)], fraction: f64) -> f64 {
         .map_or(0.0, |(value, _)| *value)
 }
 
+/// Bantam's and Firecracker's `vcpu0`, QEMU's `CPU 0/KVM`.
+fn is_vcpu(name: &str) -> bool {
+    name.contains("vcpu") || name.starts_with("CPU ")
+}
+
 /// The same load on the same file without a VMM: the limit.
 fn on_host(vmm: &Vmm, disk: &Path, load: Load, direct: bool) -> Result<Sample> {
     let area = Area {
@@ -236,6 +212,6 @@ fn on_host(vmm: &Vmm, disk: &Path, load: Load, direct: bool) -> Result<Sample> {
         bytes: DISK_BYTES,
         direct,
     };
-    let mut samples = fio::run(&vmm.program, area, &[load], |load| load.count * LONGER)?;
+    let mut samples = fio::run(&vmm.program, area, &[load], |load| load.count * FIO_LONGER)?;
     samples.pop().context("no sample")
 }

@@ -3,6 +3,7 @@
 
 mod bare;
 mod fio;
+mod images;
 mod linux;
 
 pub use bare::bare;
@@ -40,6 +41,14 @@ impl Load {
             depth: 4,
             sequential: true,
             count: 400,
+        }
+    }
+
+    /// The same with more requests.
+    const fn times(self, times: u32) -> Self {
+        Load {
+            count: self.count.saturating_mul(times),
+            ..self
         }
     }
 

@@ -12,6 +12,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 
+mod templates;
+
+pub use templates::{FIO, TEMPLATES};
+
 /// How one kind of VMM is told what to run.
 #[derive(Debug)]
 pub struct Template {
@@ -23,9 +27,8 @@ pub struct Template {
     base: &'static [&'static str],
     pvh: &'static [&'static str],
     initrd: &'static [&'static str],
-    disk: &'static [&'static str],
-    disk_direct: Option<&'static [&'static str]>,
-    disk_qcow2: Option<&'static [&'static str]>,
+    /// What is added for each disk, by kind; a VMM has the kinds that are named here.
+    disk: &'static [(DiskKind, &'static [&'static str])],
     /// A configuration file: (its name in `{folder}`, text, per initrd, per disk).
     file: Option<File>,
     /// Added to the kernel command line, so that the machine's devices are found.
@@ -52,239 +55,10 @@ enum Lacks {
     Smp,
     /// Kernels that are not ELF.
     BzImage,
-    /// Disks.
-    Disks,
 }
 
 /// To say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
-const QEMU: &str = "qemu-system-x86_64";
-/// An address where no VMM of the table has RAM or a device: the access goes all the way to the
-/// VMM, which finds nothing there.
-const NOTHING: u64 = 0xd800_0000;
-
-/// What a template says unless it says otherwise: no way to ask for anything.
-const PLAIN: Template = Template {
-    name: "",
-    program: "",
-    version: &[],
-    base: &[],
-    pvh: &[],
-    initrd: &[],
-    disk: &[],
-    disk_direct: None,
-    disk_qcow2: None,
-    file: None,
-    cmdline: "",
-    virtio_mmio: None,
-    mmio_probe: NOTHING,
-    lacks: &[],
-};
-
-/// Bantam first: ratios are its samples over the others'.
-pub const TEMPLATES: [Template; 7] = [
-    Template {
-        name: "bantam",
-        version: &["--version"],
-        base: &[
-            "run",
-            "{kernel}",
-            "--cmdline",
-            "{cmdline}",
-            "--cpus",
-            "{cpus}",
-            "--memory",
-            "{memory}M",
-        ],
-        pvh: &["--protocol", "pvh"],
-        initrd: &["--initrd", "{initrd}"],
-        disk: &["--disk", "{disk}"],
-        disk_direct: Some(&["--disk", "{disk},cache=direct,iothread"]),
-        disk_qcow2: Some(&["--disk", "{disk},format=qcow2,iothread"]),
-        cmdline: "pci=off",
-        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
-        ..PLAIN
-    },
-    Template {
-        name: "floor",
-        base: &["{kernel}", "{cmdline}"],
-        initrd: &["{initrd}"],
-        cmdline: "pci=off",
-        lacks: &[Lacks::Smp, Lacks::BzImage, Lacks::Disks],
-        ..PLAIN
-    },
-    Template {
-        name: "qemu-microvm",
-        program: QEMU,
-        version: &["--version"],
-        // docs/system/i386/microvm.rst, "Running a microvm-based VM", with a serial port.
-        base: &[
-            "-M",
-            "microvm,acpi=off,pit=off,pic=off,rtc=on,x-option-roms=off",
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-smp",
-            "{cpus}",
-            "-m",
-            "{memory}",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-name",
-            "guest,debug-threads=on",
-            "-global",
-            "virtio-mmio.force-legacy=false",
-            "-serial",
-            "stdio",
-            "-kernel",
-            "{kernel}",
-            "-append",
-            "{cmdline}",
-        ],
-        initrd: &["-initrd", "{initrd}"],
-        disk: &[
-            "-blockdev",
-            "driver=raw,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
-            "-device",
-            "virtio-blk-device,drive=d{n}",
-        ],
-        disk_direct: Some(&[
-            "-object",
-            "iothread,id=t{n}",
-            "-blockdev",
-            "driver=raw,node-name=d{n},cache.direct=on,file.driver=file,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
-            "-device",
-            "virtio-blk-device,drive=d{n},iothread=t{n}",
-        ]),
-        disk_qcow2: Some(&[
-            "-object",
-            "iothread,id=t{n}",
-            "-blockdev",
-            "driver=qcow2,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
-            "-device",
-            "virtio-blk-device,drive=d{n},iothread=t{n}",
-        ]),
-        cmdline: "pci=off",
-        virtio_mmio: Some((0xfeb0_0000, 0x200, 24)),
-        ..PLAIN
-    },
-    Template {
-        name: "qemu-q35",
-        program: QEMU,
-        version: &["--version"],
-        base: &[
-            "-M",
-            "q35",
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-smp",
-            "{cpus}",
-            "-m",
-            "{memory}",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-vga",
-            "none",
-            "-monitor",
-            "none",
-            "-name",
-            "guest,debug-threads=on",
-            "-serial",
-            "stdio",
-            "-kernel",
-            "{kernel}",
-            "-append",
-            "{cmdline}",
-        ],
-        initrd: &["-initrd", "{initrd}"],
-        disk: &[
-            "-blockdev",
-            "driver=raw,node-name=d{n},file.driver=file,file.filename={disk}",
-            "-device",
-            "virtio-blk-pci,drive=d{n}",
-        ],
-        ..PLAIN
-    },
-    Template {
-        name: "firecracker",
-        version: &["--version"],
-        base: &["--no-api", "--config-file", "{folder}/firecracker.json"],
-        file: Some(File {
-            name: "firecracker.json",
-            text: r#"{"boot-source":{"kernel_image_path":"{kernel}","boot_args":"{cmdline}"{initrd}},
-"drives":[{disks}],"machine-config":{"vcpu_count":{cpus},"mem_size_mib":{memory}}}"#,
-            initrd: r#","initrd_path":"{initrd}""#,
-            disk: r#"{"drive_id":"d{n}","path_on_host":"{disk}","is_root_device":false,"is_read_only":false}"#,
-        }),
-        cmdline: "pci=off",
-        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
-        lacks: &[Lacks::BzImage],
-        ..PLAIN
-    },
-    Template {
-        name: "cloud-hypervisor",
-        version: &["--version"],
-        base: &[
-            "--kernel",
-            "{kernel}",
-            "--cmdline",
-            "{cmdline}",
-            "--cpus",
-            "boot={cpus}",
-            "--memory",
-            "size={memory}M",
-            "--serial",
-            "tty",
-            "--console",
-            "off",
-        ],
-        initrd: &["--initramfs", "{initrd}"],
-        disk: &["--disk", "path={disk}"],
-        disk_direct: Some(&["--disk", "path={disk},direct=on"]),
-        lacks: &[Lacks::BzImage],
-        ..PLAIN
-    },
-    Template {
-        name: "kvmtool",
-        version: &["version"],
-        base: &[
-            "run",
-            "--kernel",
-            "{kernel}",
-            "--params",
-            "{cmdline}",
-            "--cpus",
-            "{cpus}",
-            "--mem",
-            "{memory}",
-            "--console",
-            "serial",
-        ],
-        initrd: &["--initrd", "{initrd}"],
-        disk: &["--disk", "{disk}"],
-        disk_direct: Some(&["--disk", "{disk},direct"]),
-        ..PLAIN
-    },
-];
-
-/// Not a VMM: the same requests without one.
-pub const FIO: Template = Template {
-    name: "fio",
-    program: "fio",
-    version: &["--version"],
-    ..PLAIN
-};
 
 /// The machine that is asked for.
 #[derive(Debug, Clone)]
@@ -311,6 +85,8 @@ pub enum DiskKind {
     Cached,
     /// Raw images, past the host's page cache.
     Direct,
+    /// The same of a block device that is RAM: no disk behind it that could be the limit.
+    Ram,
     /// qcow2 images.
     Qcow2,
 }
@@ -320,6 +96,7 @@ impl DiskKind {
         match self {
             DiskKind::Cached => "cached",
             DiskKind::Direct => "direct",
+            DiskKind::Ram => "direct, RAM",
             DiskKind::Qcow2 => "qcow2",
         }
     }
@@ -347,13 +124,12 @@ impl Vmm {
         if machine.bzimage && lacks(Lacks::BzImage) {
             bail!("boots no bzImage");
         }
-        if !machine.disks.is_empty() && lacks(Lacks::Disks) {
-            bail!("has no disks");
-        }
-        let disk_args = match machine.disk_kind {
-            DiskKind::Cached => t.disk,
-            DiskKind::Direct => t.disk_direct.context("no direct I/O")?,
-            DiskKind::Qcow2 => t.disk_qcow2.context("no qcow2")?,
+        let mut kinds = t.disk.iter();
+        let disk_args = match kinds.find(|(kind, _)| *kind == machine.disk_kind) {
+            Some((_, args)) => *args,
+            None if machine.disks.is_empty() => &[],
+            None if t.disk.is_empty() => bail!("has no disks"),
+            None => bail!("has no disks of the kind {:?}", machine.disk_kind.name()),
         };
         let fill = Fill {
             machine,

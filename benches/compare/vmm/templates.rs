@@ -1,0 +1,268 @@
+//! The table: how each VMM is asked for the same machine.
+
+use super::{DiskKind, File, Lacks, Template};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// An address where no VMM of the table has RAM or a device: the access goes all the way to the
+/// VMM, which finds nothing there.
+const NOTHING: u64 = 0xd800_0000;
+
+/// What a template says unless it says otherwise: no way to ask for anything.
+const PLAIN: Template = Template {
+    name: "",
+    program: "",
+    version: &[],
+    base: &[],
+    pvh: &[],
+    initrd: &[],
+    disk: &[],
+    file: None,
+    cmdline: "",
+    virtio_mmio: None,
+    mmio_probe: NOTHING,
+    lacks: &[],
+};
+
+/// Bantam first: ratios are its samples over the others'.
+pub const TEMPLATES: [Template; 7] = [
+    Template {
+        name: "bantam",
+        version: &["--version"],
+        base: &[
+            "run",
+            "{kernel}",
+            "--cmdline",
+            "{cmdline}",
+            "--cpus",
+            "{cpus}",
+            "--memory",
+            "{memory}M",
+        ],
+        pvh: &["--protocol", "pvh"],
+        initrd: &["--initrd", "{initrd}"],
+        disk: &[
+            (DiskKind::Cached, &["--disk", "{disk}"]),
+            (
+                DiskKind::Direct,
+                &["--disk", "{disk},cache=direct,iothread"],
+            ),
+            (DiskKind::Ram, &["--disk", "{disk},cache=direct,iothread"]),
+            (DiskKind::Qcow2, &["--disk", "{disk},format=qcow2,iothread"]),
+        ],
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
+        ..PLAIN
+    },
+    Template {
+        name: "floor",
+        base: &["{kernel}", "{cmdline}"],
+        initrd: &["{initrd}"],
+        cmdline: "pci=off",
+        lacks: &[Lacks::Smp, Lacks::BzImage],
+        ..PLAIN
+    },
+    Template {
+        name: "qemu-microvm",
+        program: QEMU,
+        version: &["--version"],
+        // docs/system/i386/microvm.rst, "Running a microvm-based VM", with a serial port.
+        base: &[
+            "-M",
+            "microvm,acpi=off,pit=off,pic=off,rtc=on,x-option-roms=off",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "{cpus}",
+            "-m",
+            "{memory}",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-name",
+            "guest,debug-threads=on",
+            "-global",
+            "virtio-mmio.force-legacy=false",
+            "-serial",
+            "stdio",
+            "-kernel",
+            "{kernel}",
+            "-append",
+            "{cmdline}",
+        ],
+        initrd: &["-initrd", "{initrd}"],
+        disk: &[
+            (
+                DiskKind::Cached,
+                &[
+                    "-blockdev",
+                    "driver=raw,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
+                    "-device",
+                    "virtio-blk-device,drive=d{n}",
+                ],
+            ),
+            (
+                DiskKind::Direct,
+                &[
+                    "-object",
+                    "iothread,id=t{n}",
+                    "-blockdev",
+                    "driver=raw,node-name=d{n},cache.direct=on,file.driver=file,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
+                    "-device",
+                    "virtio-blk-device,drive=d{n},iothread=t{n}",
+                ],
+            ),
+            (
+                DiskKind::Ram,
+                &[
+                    "-object",
+                    "iothread,id=t{n}",
+                    "-blockdev",
+                    "driver=raw,node-name=d{n},cache.direct=on,file.driver=host_device,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
+                    "-device",
+                    "virtio-blk-device,drive=d{n},iothread=t{n}",
+                ],
+            ),
+            (
+                DiskKind::Qcow2,
+                &[
+                    "-object",
+                    "iothread,id=t{n}",
+                    "-blockdev",
+                    "driver=qcow2,node-name=d{n},file.driver=file,file.filename={disk},file.aio=threads",
+                    "-device",
+                    "virtio-blk-device,drive=d{n},iothread=t{n}",
+                ],
+            ),
+        ],
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xfeb0_0000, 0x200, 24)),
+        ..PLAIN
+    },
+    Template {
+        name: "qemu-q35",
+        program: QEMU,
+        version: &["--version"],
+        base: &[
+            "-M",
+            "q35",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "{cpus}",
+            "-m",
+            "{memory}",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-monitor",
+            "none",
+            "-name",
+            "guest,debug-threads=on",
+            "-serial",
+            "stdio",
+            "-kernel",
+            "{kernel}",
+            "-append",
+            "{cmdline}",
+        ],
+        initrd: &["-initrd", "{initrd}"],
+        disk: &[(
+            DiskKind::Cached,
+            &[
+                "-blockdev",
+                "driver=raw,node-name=d{n},file.driver=file,file.filename={disk}",
+                "-device",
+                "virtio-blk-pci,drive=d{n}",
+            ],
+        )],
+        ..PLAIN
+    },
+    Template {
+        name: "firecracker",
+        version: &["--version"],
+        base: &["--no-api", "--config-file", "{folder}/firecracker.json"],
+        file: Some(File {
+            name: "firecracker.json",
+            text: r#"{"boot-source":{"kernel_image_path":"{kernel}","boot_args":"{cmdline}"{initrd}},
+"drives":[{disks}],"machine-config":{"vcpu_count":{cpus},"mem_size_mib":{memory}}}"#,
+            initrd: r#","initrd_path":"{initrd}""#,
+            disk: r#"{"drive_id":"d{n}","path_on_host":"{disk}","is_root_device":false,"is_read_only":false}"#,
+        }),
+        // In the file.
+        disk: &[(DiskKind::Cached, &[])],
+        cmdline: "pci=off",
+        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
+        lacks: &[Lacks::BzImage],
+        ..PLAIN
+    },
+    Template {
+        name: "cloud-hypervisor",
+        version: &["--version"],
+        base: &[
+            "--kernel",
+            "{kernel}",
+            "--cmdline",
+            "{cmdline}",
+            "--cpus",
+            "boot={cpus}",
+            "--memory",
+            "size={memory}M",
+            "--serial",
+            "tty",
+            "--console",
+            "off",
+        ],
+        initrd: &["--initramfs", "{initrd}"],
+        disk: &[
+            (DiskKind::Cached, &["--disk", "path={disk}"]),
+            (DiskKind::Direct, &["--disk", "path={disk},direct=on"]),
+            (DiskKind::Ram, &["--disk", "path={disk},direct=on"]),
+        ],
+        lacks: &[Lacks::BzImage],
+        ..PLAIN
+    },
+    Template {
+        name: "kvmtool",
+        version: &["version"],
+        base: &[
+            "run",
+            "--kernel",
+            "{kernel}",
+            "--params",
+            "{cmdline}",
+            "--cpus",
+            "{cpus}",
+            "--mem",
+            "{memory}",
+            "--console",
+            "serial",
+        ],
+        initrd: &["--initrd", "{initrd}"],
+        disk: &[
+            (DiskKind::Cached, &["--disk", "{disk}"]),
+            (DiskKind::Direct, &["--disk", "{disk},direct"]),
+            (DiskKind::Ram, &["--disk", "{disk},direct"]),
+        ],
+        ..PLAIN
+    },
+];
+
+/// Not a VMM: the same requests without one.
+pub const FIO: Template = Template {
+    name: "fio",
+    program: "fio",
+    version: &["--version"],
+    ..PLAIN
+};
