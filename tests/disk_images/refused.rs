@@ -102,7 +102,9 @@ pub fn damaged() {
     let image = folder.word("bad.qcow2");
     let be32 = |n: u32| n.to_be_bytes().to_vec();
     let be64 = |n: u64| n.to_be_bytes().to_vec();
-    let patches: [(&str, usize, Vec<u8>, &[&str]); 16] = [
+    // In an image of 64 KiB clusters out of qemu-img the table of refcounts is the second.
+    let first = good[0x10000..0x10008].to_vec();
+    let patches: [(&str, usize, Vec<u8>, &[&str]); 18] = [
         ("magic", 0, b"QFJ\xfb".to_vec(), &["not a qcow2 image"]),
         ("version", 4, be32(9), &["version 9"]),
         ("encrypted", 32, be32(1), &["encrypted"]),
@@ -124,6 +126,18 @@ pub fn damaged() {
         ("dirty", 72, be64(1), &["dirty"]),
         ("feature names cut", 116, be32(49), &["table of features"]),
         ("refcount table outside", 48, be64(1 << 60), &[]),
+        (
+            "refcount table of 4 billion clusters",
+            56,
+            be32(u32::MAX),
+            &["refcount table"],
+        ),
+        (
+            "refcounts named twice",
+            0x10008,
+            first,
+            &["names a block twice"],
+        ),
     ];
     for (what, at, bytes, words) in patches {
         let mut bad = good.clone();

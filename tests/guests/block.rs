@@ -302,6 +302,20 @@ pub fn errors(kind: u32) {
     check("and flushed", driver.request(4, 0, 0) == (0, 1));
 }
 
+/// What the disk was on goes away: nothing can be done any more, and the machine goes on.
+pub fn gone() {
+    let mut driver = initialize();
+    check("a page is written", driver.request(1, 0, 4096) == (0, 1));
+    print_str("at work\n");
+    while driver.request(0, 0, 4096).0 == 0 {}
+    check("an I/O error comes", read_u8(STATUS) == 1);
+    check("nothing is read", driver.request(0, 0, 4096).0 == 1);
+    check("nor written", driver.request(1, 0, 4096).0 == 1);
+    check("nor flushed", driver.request(4, 0, 0).0 == 1);
+    let mut driver = initialize();
+    check("nor is it after a reset", driver.request(0, 0, 4096).0 == 1);
+}
+
 /// Writes block n of a sequence, flushes, says "n", for ever. Where it goes and what is in it
 /// follows from n (`tests/durability.rs` knows the same).
 pub fn journal() -> ! {

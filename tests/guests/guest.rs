@@ -216,6 +216,7 @@ extern "C" fn main() -> ! {
         b"block-many" => block::many(),
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
+        b"gone" => block::gone(),
         b"journal" => block::journal(),
         b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {

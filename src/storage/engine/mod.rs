@@ -104,6 +104,3 @@ fn say_once(what: String) {
 pub fn check_uring() -> io::Result<()> {
     io_uring::IoUring::new(1).map(drop)
 }
-
-#[cfg(test)]
-mod tests;

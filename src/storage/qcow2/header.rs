@@ -4,7 +4,9 @@
 //! ```text
 //!    0 magic u32      20 cluster_bits u32   36 l1_size u32     72 incompatible features u64 (v3)
 //!    4 version u32    24 size u64           40 l1_offset u64  100 header_length u32 (v3)
-//!    8 backing name   32 crypt_method u32   60 snapshots u32
+//!    8 backing name   32 crypt_method u32   48 refcounts_at u64
+//!                                           56 refcount clusters u32
+//!                                           60 snapshots u32
 //! ```
 //!
 //! All numbers are big-endian (QEMU, docs/interop/qcow2.txt). Extensions follow the header: a type,
@@ -25,6 +27,8 @@ pub const MAGIC: &[u8] = b"QFI\xfb";
 /// Header, extensions and the backing file's name are in the first cluster; this much of it is
 /// looked at.
 const LOOKED_AT: usize = 64 << 10;
+/// QEMU's limit as well (QCOW_MAX_REFTABLE_SIZE): for clusters of 64 KiB that is 2 PiB.
+const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// A multiple of what direct I/O wants.
 const ALIGNMENT: usize = 4096;
 const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
@@ -79,21 +83,38 @@ pub fn be32(header: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// Looks at the header of `file`.
-pub fn check(file: &File) -> Result<(), Fault> {
-    let mut block = vec![0; LOOKED_AT.saturating_add(ALIGNMENT)];
-    let start = block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    let end = start.saturating_add(LOOKED_AT);
-    let room = block.get_mut(start..end).unwrap_or_default();
-    let read = file.read_at(room, 0).map_err(|source| Fault {
+/// The `len` bytes of `file` at `offset`, or those that there are. The file may be open for direct
+/// I/O.
+fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+    let fault = |source| Fault {
         reason: io_reason(&source),
         help: CHECK,
         direct: Some(source),
-    })?;
-    let header = room.get(..read).unwrap_or_default();
-    let field = |at| be32(header, at).unwrap_or(0);
-    let field64 = |at: usize| u64::from(field(at)) << 32 | u64::from(field(at.saturating_add(4)));
-    if read < HEADER_BYTES || !header.starts_with(MAGIC) {
+    };
+    let skip = (offset % ALIGNMENT as u64) as usize;
+    let wanted = skip.saturating_add(len).next_multiple_of(ALIGNMENT);
+    let mut block = vec![0; wanted.saturating_add(ALIGNMENT)];
+    let start = block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    let room = block.get_mut(start..).unwrap_or_default();
+    let room = room.get_mut(..wanted).unwrap_or_default();
+    let at = offset.saturating_sub(skip as u64);
+    let there = file.read_at(room, at).map_err(fault)?;
+    let end = there.min(skip.saturating_add(len));
+    Ok(room.get(skip..end).unwrap_or_default().to_vec())
+}
+
+/// A number of the header, or of a table.
+pub fn be64(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Looks at the header of `file`.
+pub fn check(file: &File) -> Result<(), Fault> {
+    let header = read(file, 0, LOOKED_AT)?;
+    let field = |at| be32(&header, at).unwrap_or(0);
+    let field64 = |at| be64(&header, at).unwrap_or(0);
+    if header.len() < HEADER_BYTES || !header.starts_with(MAGIC) {
         return Err(fault(
             "it is not a qcow2 image",
             "for a raw image write 'format=raw', or let its name not end in .qcow2",
@@ -138,7 +159,46 @@ pub fn check(file: &File) -> Result<(), Fault> {
         features(field64(72))?;
     }
     let header_bytes = if version == 2 { 72 } else { field(100) };
-    extensions(header, header_bytes)
+    extensions(&header, header_bytes)
+}
+
+/// Looks at the refcount table of `file`, whose header is in order, before clusters are given to it.
+///
+/// A free cluster is looked for from one counted cluster to the next. In a table whose entries all
+/// name the same block, full of counts, that takes as long as the table is, times what a block
+/// counts: hours, for an image of a few MiB. So none may be named twice; then the search ends with
+/// what the file really has.
+pub fn check_refcounts(file: &File) -> Result<(), Fault> {
+    let header = read(file, 0, HEADER_BYTES)?;
+    let (at, clusters) = (
+        be64(&header, 48).unwrap_or(0),
+        be32(&header, 56).unwrap_or(0),
+    );
+    let cluster_bits = be32(&header, 20).unwrap_or(0);
+    let len = u64::from(clusters)
+        .checked_shl(cluster_bits)
+        .unwrap_or(u64::MAX);
+    if len > MAX_REFCOUNT_TABLE {
+        return Err(fault(
+            format!("a refcount table of {len} bytes is longer than any image needs"),
+            CHECK,
+        ));
+    }
+    let table = read(file, at, len as usize)?;
+    // The lowest bits are reserved: a block is at the start of a cluster.
+    let mut blocks: Vec<u64> = (0..table.len())
+        .step_by(8)
+        .filter_map(|at| be64(&table, at))
+        .map(|entry| entry >> 9)
+        .filter(|block| *block != 0)
+        .collect();
+    let named = blocks.len();
+    blocks.sort_unstable();
+    blocks.dedup();
+    match blocks.len() == named {
+        true => Ok(()),
+        false => Err(fault("its refcount table names a block twice", CHECK)),
+    }
 }
 
 fn features(bits: u64) -> Result<(), Fault> {

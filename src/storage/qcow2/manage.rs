@@ -82,7 +82,7 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
     let word = |at: usize| super::header::be32(&header, at).unwrap_or(0);
     let mut facts = Facts {
         version: word(4),
-        len: u64::from(word(24)) << 32 | u64::from(word(28)),
+        len: super::header::be64(&header, 24).unwrap_or(0),
         cluster: 1u64.checked_shl(word(20)).unwrap_or(0),
         backing: None,
         backing_format: None,

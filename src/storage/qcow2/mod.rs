@@ -177,7 +177,12 @@ impl Chain {
         path: &Path,
         writable: bool,
     ) -> Result<qcow2::Qcow2<ImagoFile, Layer>, OpenError> {
-        check_header(&file, path, self.access.cache)?;
+        let told = |fault| told(fault, path, self.access.cache);
+        header::check(&file).map_err(told)?;
+        // The first is written to, or will be by the machine that a dry run is about.
+        if self.seen.len() == 1 && !self.access.read_only {
+            header::check_refcounts(&file).map_err(told)?;
+        }
         let broken = |error: io::Error| damaged(path, error_text(&error), CHECK);
         let storage = ImagoFile::try_from(file).map_err(broken)?;
         let mut image =
@@ -293,14 +298,14 @@ fn error_text(error: &io::Error) -> String {
     }
 }
 
-fn check_header(file: &File, path: &Path, cache: CacheMode) -> Result<(), OpenError> {
-    header::check(file).map_err(|fault| match (cache, fault.direct) {
+fn told(fault: header::Fault, path: &Path, cache: CacheMode) -> OpenError {
+    match (cache, fault.direct) {
         (CacheMode::Direct, Some(source)) => OpenError::Direct {
             path: path.into(),
             source,
         },
         _ => damaged(path, fault.reason, fault.help),
-    })
+    }
 }
 
 fn identity(file: &File) -> (u64, u64) {

@@ -1,16 +1,50 @@
 //! Every engine over every kind of image, many jobs at once, against a copy in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bantam::storage::engine::{check_uring, start};
+use bantam::storage::open::{self, Format};
+use bantam::storage::qcow2::manage;
+use bantam::storage::{Access, CacheMode, Engine, IoBuffers, IoMode, Job, Work};
+use libtest_mimic::{Arguments, Failed, Trial};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::*;
-use crate::storage::open::{self, Format};
-use crate::storage::qcow2::manage;
-use crate::storage::{Access, CacheMode, IoBuffers, Work};
+fn main() {
+    let args = Arguments::from_args();
+    let no_uring = check_uring().err().map(|why| format!("no io_uring: {why}"));
+    let tests: [(&str, fn(), bool); 6] = [
+        ("threads_do_raw_images", threads_do_raw_images, false),
+        ("uring_does_raw_images", uring_does_raw_images, true),
+        ("threads_do_direct_io", threads_do_direct_io, false),
+        ("uring_does_direct_io", uring_does_direct_io, true),
+        ("threads_do_qcow2_images", threads_do_qcow2_images, false),
+        ("a_drain_ends_everything", a_drain_ends_everything, false),
+    ];
+    let trials = tests.map(|(name, test, needs_uring)| {
+        let trial = Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        });
+        match &no_uring {
+            Some(why) if needs_uring => trial.with_ignored_flag(true).with_kind(why.clone()),
+            _ => trial,
+        }
+    });
+    libtest_mimic::run(&args, trials.into()).exit();
+}
 
 const LEN: u64 = 4 << 20;
 const SLOTS: u16 = 32;
@@ -190,37 +224,35 @@ fn compare(path: &Path, format: Format, disk: &[u8]) {
 
 fn raw() -> tempfile::NamedTempFile {
     // Not in /tmp: that may be a tmpfs, which has no direct I/O on older hosts.
-    let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
-    let file = file.unwrap();
+    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.as_file().set_len(LEN).unwrap();
     file
 }
 
-#[test]
 fn threads_do_raw_images() {
     exercise(raw().path(), Access::default(), IoMode::Threads, 1);
 }
 
-#[test]
 fn uring_does_raw_images() {
-    if let Err(why) = check_uring() {
-        eprintln!("not tested, no io_uring here: {why}");
-        return;
-    }
     exercise(raw().path(), Access::default(), IoMode::Uring, 2);
 }
 
-#[test]
-fn direct_io_does_raw_images() {
+fn direct(mode: IoMode, seed: u64) {
     let access = Access {
         cache: CacheMode::Direct,
         ..Access::default()
     };
-    exercise(raw().path(), access, IoMode::Auto, 3);
-    exercise(raw().path(), access, IoMode::Threads, 4);
+    exercise(raw().path(), access, mode, seed);
 }
 
-#[test]
+fn threads_do_direct_io() {
+    direct(IoMode::Threads, 3);
+}
+
+fn uring_does_direct_io() {
+    direct(IoMode::Uring, 4);
+}
+
 fn threads_do_qcow2_images() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.qcow2");
@@ -239,7 +271,6 @@ fn threads_do_qcow2_images() {
     exercise(&path, access, IoMode::Auto, 5);
 }
 
-#[test]
 fn a_drain_ends_everything() {
     let file = raw();
     let image = open::open(file.path(), Access::default()).unwrap().image;
