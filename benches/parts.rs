@@ -155,7 +155,7 @@ fn queue(c: &mut Criterion) {
         b.iter(|| {
             avail = avail.wrapping_add(1);
             memory.write_obj(avail, GuestAddress(AVAIL + 2)).unwrap();
-            block.queues()[0].worker.lock().unwrap().run()
+            block.queues()[0].worker.lock().unwrap().run(true)
         });
     });
 }

@@ -24,25 +24,24 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let args = Arguments::from_args();
     let no_kvm = common::kvm().err();
-    let no_loop = loop_device_missing();
-    let tests: [(&str, fn(), bool); 4] = [
-        ("a_file_cut_short", cut_short, false),
-        ("a_file_that_may_not_grow", full, false),
-        ("a_device_that_shrinks", shrunk, true),
-        ("a_file_system_that_is_gone", gone, true),
-    ];
-    let trials = tests.map(|(name, test, needs_loop)| {
+    let (no_loop, no_mount) = (loop_device_missing(), Mount::new().err());
+    let trial = |name: &str, test: fn(), missing: &Option<String>| {
         let trial = Trial::test(format!("{name}_gives_io_errors"), move || {
             test();
             Ok::<(), Failed>(())
         });
-        match (&no_kvm, &no_loop) {
-            (Some(why), _) => trial.with_ignored_flag(true).with_kind(why.clone()),
-            (None, Some(why)) if needs_loop => trial.with_ignored_flag(true).with_kind(why.clone()),
-            _ => trial,
+        match no_kvm.as_ref().or(missing.as_ref()) {
+            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
+            None => trial,
         }
-    });
-    libtest_mimic::run(&args, trials.into()).exit();
+    };
+    let trials = vec![
+        trial("a_file_cut_short", cut_short, &None),
+        trial("a_file_that_may_not_grow", full, &None),
+        trial("a_device_that_shrinks", shrunk, &no_loop),
+        trial("a_file_system_that_is_gone", gone, &no_mount),
+    ];
+    libtest_mimic::run(&args, trials).exit();
 }
 
 /// Why no loop device can be made here.
@@ -191,18 +190,19 @@ struct Mount {
 }
 
 impl Mount {
-    fn new() -> Self {
+    fn new() -> Result<Self, String> {
         let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         file.as_file().set_len(16 << 20).unwrap();
         let image = file.path().to_str().unwrap();
-        admin("mke2fs", &["-q", "-F", "-t", "ext4", image]).unwrap();
+        admin("mke2fs", &["-q", "-F", "-t", "ext4", image])?;
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().to_str().unwrap();
-        admin("mount", &["-o", "loop", image, at]).unwrap();
-        Mount {
+        admin("mount", &["-o", "loop", image, at])
+            .map_err(|why| format!("nothing can be mounted: {why}"))?;
+        Ok(Mount {
             folder,
             _file: file,
-        }
+        })
     }
 
     /// From now on every access to it is an I/O error, as when its device has been pulled out.
@@ -229,7 +229,7 @@ impl Drop for Mount {
 fn gone() {
     for format in ["raw", "qcow2"] {
         for options in ENGINES {
-            let mount = Mount::new();
+            let mount = Mount::new().unwrap();
             let path = mount.folder.path().join("disk");
             let path = path.to_str().unwrap();
             let made = run(&["image", "create", "-f", format, path, "1M"]);

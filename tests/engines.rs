@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bantam::storage::engine::uring::Uring;
 use bantam::storage::engine::{check_uring, start};
 use bantam::storage::open::{self, Format};
 use bantam::storage::qcow2::manage;
@@ -95,7 +96,11 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram as usize)]).unwrap();
     let memory = Arc::new(memory);
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut engine = start(&opened.image, mode, SLOTS, 16, &event);
+    let mut engine: Box<dyn Engine> = match mode {
+        // Not by threads instead.
+        IoMode::Uring => Box::new(Uring::new(opened.image.clone(), SLOTS, &event).unwrap()),
+        _ => start(&opened.image, mode, SLOTS, 16, &event),
+    };
     let mut numbers = Numbers(seed);
     let mut disk = vec![0u8; LEN as usize];
     let mut running: HashMap<u16, Expected> = HashMap::new();

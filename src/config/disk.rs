@@ -30,9 +30,10 @@ const SERIAL_BYTES: usize = 20;
 /// Without `poll=`, for a thread that the queue has for itself: as long as KVM lets a halted vCPU's
 /// thread look (halt_poll_ns).
 const POLL_ALONE: Duration = Duration::from_micros(200);
-/// Without `poll=`, for the main loop: a driver that asks again at once is waited for, but no device.
+/// Without `poll=`, for the main loop: a driver that asks again at once, or what is in the page
+/// cache, but no disk.
 const POLL_SHARED: Duration = Duration::from_micros(50);
-/// A reset of the device waits while a queue's thread looks, so not longer than this.
+/// A reset of the device waits for a turn, and so may wait for a few of these.
 const MAX_POLL_MICROS: u64 = 1000;
 /// More queues than this no guest uses; each costs memory.
 const MAX_QUEUES: u16 = 64;

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::os::unix::thread::JoinHandleExt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::block_io::BlockIo;
+use super::block_io::{BlockIo, Company};
 use super::builder::{Machine, MachineDisk};
 use super::console::Console;
 use super::control::Control;
@@ -57,9 +58,14 @@ impl Machine {
         events.add(Box::new(control));
         events.add(Box::new(console.clone()));
         let mut io_threads = Vec::new();
+        let company = Arc::new(Company::default());
         for (disk, letter) in self.disks.iter().zip('a'..) {
             for (queue, number) in disk.block.queues().iter().zip(0..) {
-                let queue = BlockIo::new(queue).map_err(host("watch a disk's queue"))?;
+                let company = match disk.io_thread {
+                    true => Arc::default(),
+                    false => company.clone(),
+                };
+                let queue = BlockIo::new(queue, company).map_err(host("watch a disk's queue"))?;
                 if disk.io_thread {
                     let name = format!("vd{letter}.{number}");
                     io_threads.push(IoThread::start(name, queue)?);

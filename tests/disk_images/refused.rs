@@ -104,7 +104,7 @@ pub fn damaged() {
     let be64 = |n: u64| n.to_be_bytes().to_vec();
     // In an image of 64 KiB clusters out of qemu-img the table of refcounts is the second.
     let first = good[0x10000..0x10008].to_vec();
-    let patches: [(&str, usize, Vec<u8>, &[&str]); 18] = [
+    let patches: [(&str, usize, Vec<u8>, &[&str]); 19] = [
         ("magic", 0, b"QFJ\xfb".to_vec(), &["not a qcow2 image"]),
         ("version", 4, be32(9), &["version 9"]),
         ("encrypted", 32, be32(1), &["encrypted"]),
@@ -126,6 +126,7 @@ pub fn damaged() {
         ("dirty", 72, be64(1), &["dirty"]),
         ("feature names cut", 116, be32(49), &["table of features"]),
         ("refcount table outside", 48, be64(1 << 60), &[]),
+        ("refcount table past 2^63", 48, be64(1 << 63), &["outside"]),
         (
             "refcount table of 4 billion clusters",
             56,

@@ -71,6 +71,9 @@ pub fn exits(line: &[u8]) -> ! {
     forever()
 }
 
+/// TSC ticks, some 50 to 100 ms: threads are put in their places meanwhile.
+const SETTLING: u64 = 200_000_000;
+
 struct Disk {
     base: u64,
 }
@@ -138,7 +141,8 @@ fn bucket(ticks: u64) -> u64 {
     power * 32 + (ticks >> (power - 5) & 31)
 }
 
-/// Prints "(", keeps `depth=` requests in flight until `count=` are done, prints
+/// Prints "." when there is a disk and waits for the harness to put threads where it wants them,
+/// prints "(", keeps `depth=` requests in flight until `count=` are done, prints
 /// `ticks=N failed=N` and the histogram of latencies as `bucket:count` words, then `)`.
 pub fn disk(line: &[u8]) -> ! {
     let Some(disk) = Disk::find(line) else {
@@ -168,6 +172,11 @@ pub fn disk(line: &[u8]) -> ! {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let (mut submitted, mut done, mut failed) = (0u64, 0u64, 0u64);
     let mut next = 0;
+    put(b'.');
+    let seen = unsafe { _rdtsc() };
+    while unsafe { _rdtsc() } - seen < SETTLING {
+        core::hint::spin_loop();
+    }
     put(b'(');
     let start = unsafe { _rdtsc() };
     slot = 0;

@@ -55,6 +55,11 @@ pub trait Engine: Send {
     /// not tell.
     fn rearm(&mut self) -> bool;
 
+    /// Whether threads of this process do the work.
+    fn has_threads(&self) -> bool {
+        false
+    }
+
     /// Waits until the host does not touch any buffer any more.
     fn drain(&mut self);
 }

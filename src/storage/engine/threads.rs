@@ -156,6 +156,10 @@ impl Engine for Threads {
         self.shared.ended.load(Ordering::Acquire) > 0
     }
 
+    fn has_threads(&self) -> bool {
+        true
+    }
+
     fn rearm(&mut self) -> bool {
         let mut state = self.shared.lock();
         state.armed = true;

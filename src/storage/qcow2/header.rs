@@ -27,8 +27,8 @@ pub const MAGIC: &[u8] = b"QFI\xfb";
 /// Header, extensions and the backing file's name are in the first cluster; this much of it is
 /// looked at.
 const LOOKED_AT: usize = 64 << 10;
-/// QEMU's limit as well (QCOW_MAX_REFTABLE_SIZE): for clusters of 64 KiB that is 2 PiB.
-const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
+/// What the library makes at the most.
+const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
 /// A multiple of what direct I/O wants.
 const ALIGNMENT: usize = 4096;
 const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
@@ -166,8 +166,8 @@ pub fn check(file: &File) -> Result<(), Fault> {
 ///
 /// A free cluster is looked for from one counted cluster to the next. In a table whose entries all
 /// name the same block, full of counts, that takes as long as the table is, times what a block
-/// counts: hours, for an image of a few MiB. So none may be named twice; then the search ends with
-/// what the file really has.
+/// counts: hours, for an image of a few MiB. So none may be named twice; then the search takes time
+/// in proportion to the bytes that the file really has.
 pub fn check_refcounts(file: &File) -> Result<(), Fault> {
     let header = read(file, 0, HEADER_BYTES)?;
     let (at, clusters) = (
@@ -183,6 +183,9 @@ pub fn check_refcounts(file: &File) -> Result<(), Fault> {
             format!("a refcount table of {len} bytes is longer than any image needs"),
             CHECK,
         ));
+    }
+    if i64::try_from(at).is_err() {
+        return Err(fault("its refcount table is outside of the file", CHECK));
     }
     let table = read(file, at, len as usize)?;
     // The lowest bits are reserved: a block is at the start of a cluster.

@@ -6,18 +6,20 @@
 //! it waits for: the host, while requests are in flight, and else the driver.
 //!
 //! A wait that was slept through looks longer than it was: the time to wake is in it. So that one
-//! who sleeps can find out that it need not, a wait is spun through now and then for a trial.
+//! who sleeps can find out that it need not, a wait is spun through now and then for a trial. One
+//! that was spun through in vain counts for so long that the next ones are slept through: spinning
+//! may have been what made it long, where the processor was needed for what was waited for.
 
 use std::time::{Duration, Instant};
 
 /// One long pause does not count for more than this.
-const LONGEST: u64 = 2_000_000;
+const LONGEST: Duration = Duration::from_millis(5);
 /// One of so many waits that are slept through for not much too long is a trial.
 const TRIAL: u32 = 32;
-/// Not much too long: so many times what is worth spinning.
+/// Not much too long: less than so many times what is worth spinning.
 const NOT_MUCH: u32 = 4;
 /// A new wait's weight in the mean is one of so many.
-const WEIGHT: u64 = 8;
+const WEIGHT: u32 = 8;
 
 /// Whom the worker waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,28 +30,43 @@ pub enum For {
     Driver,
 }
 
-/// What has been seen. Times are in nanoseconds.
+/// How a wait is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Slept,
+    Spun,
+    Trial,
+}
+
+/// What is known of waits for one of the two.
+#[derive(Debug)]
+struct Seen {
+    mean: Duration,
+    slept: u32,
+}
+
+/// What has been seen, and the wait that goes on.
 #[derive(Debug)]
 pub struct Spin {
-    host: u64,
-    driver: u64,
+    host: Seen,
+    driver: Seen,
     /// Expected to take longer than this: sleep.
     worth: Duration,
-    since: Option<(Instant, For)>,
-    slept: u32,
-    trial: bool,
+    wait: Option<(Instant, For, How)>,
 }
 
 impl Spin {
     /// Nothing has been seen yet: sleep. Later spin when the wait is expected to end within `worth`.
     pub fn new(worth: Duration) -> Self {
-        Spin {
-            worth,
-            host: LONGEST,
-            driver: LONGEST,
-            since: None,
+        let seen = || Seen {
+            mean: LONGEST,
             slept: 0,
-            trial: false,
+        };
+        Spin {
+            host: seen(),
+            driver: seen(),
+            worth,
+            wait: None,
         }
     }
 
@@ -63,38 +80,50 @@ impl Spin {
         self.worth.saturating_add(self.worth / 4)
     }
 
-    fn mean(&mut self, whom: For) -> &mut u64 {
+    fn seen(&mut self, whom: For) -> &mut Seen {
         match whom {
             For::Host => &mut self.host,
             For::Driver => &mut self.driver,
         }
     }
 
-    /// A wait begins; whether to spin.
-    pub fn begin(&mut self, now: Instant, whom: For) -> bool {
-        self.since = Some((now, whom));
-        let mean = Duration::from_nanos(*self.mean(whom));
-        self.trial = false;
-        if mean >= self.worth && mean < self.worth.saturating_mul(NOT_MUCH) {
-            self.slept = self.slept.wrapping_add(1);
-            self.trial = self.slept.is_multiple_of(TRIAL);
-        }
-        mean < self.worth || self.trial
+    /// A wait begins; whether to spin, if it is `allowed` at all.
+    pub fn begin(&mut self, now: Instant, whom: For, allowed: bool) -> bool {
+        let worth = self.worth;
+        let not_much = worth.saturating_mul(NOT_MUCH);
+        let seen = self.seen(whom);
+        let how = if !allowed {
+            How::Slept
+        } else if seen.mean < worth {
+            How::Spun
+        } else if seen.mean < not_much {
+            seen.slept = seen.slept.wrapping_add(1);
+            match seen.slept.is_multiple_of(TRIAL) {
+                true => How::Trial,
+                false => How::Slept,
+            }
+        } else {
+            How::Slept
+        };
+        self.wait = Some((now, whom, how));
+        how != How::Slept
     }
 
     /// It is over.
     pub fn end(&mut self, now: Instant) {
-        let Some((since, whom)) = self.since.take() else {
+        let Some((since, whom, how)) = self.wait.take() else {
             return;
         };
-        let waited = now.saturating_duration_since(since).as_nanos();
-        let waited = u64::try_from(waited).unwrap_or(LONGEST).min(LONGEST);
-        let learnt = self.trial && Duration::from_nanos(waited) < self.worth;
-        let mean = self.mean(whom);
-        let rest = mean.saturating_mul(WEIGHT.saturating_sub(1));
-        *mean = match learnt {
-            true => waited,
-            false => rest.saturating_add(waited).checked_div(WEIGHT).unwrap_or(0),
+        let waited = now.saturating_duration_since(since).min(LONGEST);
+        let (limit, worth) = (self.limit(), self.worth);
+        let seen = self.seen(whom);
+        let mean = seen.mean.saturating_mul(WEIGHT.saturating_sub(1));
+        let mean = mean.saturating_add(waited).checked_div(WEIGHT);
+        let mean = mean.unwrap_or(waited);
+        seen.mean = match how {
+            How::Trial if waited < worth => waited,
+            How::Spun if waited >= limit => mean.max(worth.saturating_mul(2)),
+            _ => mean,
         };
     }
 }
@@ -103,62 +132,100 @@ impl Spin {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_trial_shows_that_waits_are_short_when_nobody_sleeps() {
-        let mut spin = Spin::new(Duration::from_micros(50));
-        let mut now = Instant::now();
-        let mut spun = 0;
-        for _ in 0..200 {
-            let spins = spin.begin(now, For::Driver);
-            spun += u32::from(spins);
-            // 10 us, and 60 more to wake up.
-            now += Duration::from_micros(if spins { 10 } else { 70 });
-            spin.end(now);
-        }
-        assert!(spun > 100, "{spun} of 200");
+    /// Waits as in life, and counts those that were spun through.
+    struct Life {
+        spin: Spin,
+        now: Instant,
     }
 
-    #[test]
-    fn trials_are_few_where_waits_are_long() {
-        let mut spin = Spin::new(Duration::from_micros(50));
-        let mut now = Instant::now();
-        let mut spun = 0;
-        for _ in 0..640 {
-            spun += u32::from(spin.begin(now, For::Host));
-            now += Duration::from_micros(90);
-            spin.end(now);
+    impl Life {
+        fn new(worth: u64) -> Self {
+            Life {
+                spin: Spin::new(Duration::from_micros(worth)),
+                now: Instant::now(),
+            }
         }
-        assert!((15..=20).contains(&spun), "{spun} of 640");
-        for _ in 0..64 {
-            now += Duration::from_millis(1);
-            spin.begin(now, For::Host);
-            now += Duration::from_millis(1);
-            spin.end(now);
+
+        /// A wait of `micros`, and `to_wake` more when it is slept through.
+        fn wait(&mut self, whom: For, micros: u64, to_wake: u64) -> u32 {
+            let spins = self.spin.begin(self.now, whom, true);
+            let slept = if spins { 0 } else { to_wake };
+            self.now += Duration::from_micros(micros + slept);
+            self.spin.end(self.now);
+            u32::from(spins)
         }
-        assert!(!spin.begin(now, For::Host), "much too long is not tried");
     }
 
     #[test]
     fn short_waits_are_spun_through_and_long_ones_are_not() {
-        let mut spin = Spin::new(Duration::from_micros(200));
-        let mut now = Instant::now();
-        let mut wait = |spin: &mut Spin, micros: u64, whom: For| {
-            let spins = spin.begin(now, whom);
-            now += Duration::from_micros(micros);
-            spin.end(now);
-            spins
-        };
-        assert!(!wait(&mut spin, 10, For::Host), "nothing is known yet");
-        for _ in 0..40 {
-            wait(&mut spin, 60, For::Host);
+        let mut life = Life::new(200);
+        assert_eq!(life.wait(For::Host, 10, 0), 0, "nothing is known yet");
+        for _ in 0..60 {
+            life.wait(For::Host, 60, 0);
         }
-        assert!(wait(&mut spin, 60, For::Host));
-        assert!(!wait(&mut spin, 60, For::Driver), "each for itself");
-        wait(&mut spin, 1_000_000, For::Host);
-        assert!(!wait(&mut spin, 60, For::Host), "a pause ends it");
-        for _ in 0..40 {
-            wait(&mut spin, 60, For::Host);
+        assert_eq!(life.wait(For::Host, 60, 0), 1);
+        assert_eq!(life.wait(For::Driver, 60, 0), 0, "each for itself");
+        life.wait(For::Host, 1_000_000, 0);
+        assert_eq!(life.wait(For::Host, 60, 0), 0, "a pause ends it");
+        for _ in 0..60 {
+            life.wait(For::Host, 60, 0);
         }
-        assert!(wait(&mut spin, 60, For::Host), "and it comes back");
+        assert_eq!(life.wait(For::Host, 60, 0), 1, "and it comes back");
+    }
+
+    #[test]
+    fn a_trial_shows_that_waits_are_short_when_nobody_sleeps() {
+        let mut life = Life::new(50);
+        let spun: u32 = (0..200).map(|_| life.wait(For::Driver, 10, 60)).sum();
+        assert!(spun > 100, "{spun} of 200");
+    }
+
+    #[test]
+    fn each_of_the_two_has_its_trials() {
+        // They alternate, as with one request at a time; for the driver it is not worth it.
+        for first in [false, true] {
+            let mut life = Life::new(50);
+            if first {
+                life.wait(For::Driver, 100, 60);
+            }
+            let mut spun = 0;
+            for _ in 0..300 {
+                spun += life.wait(For::Host, 10, 60);
+                life.wait(For::Driver, 100, 60);
+            }
+            assert!(spun > 200, "{spun} of 300");
+        }
+    }
+
+    #[test]
+    fn trials_are_few_where_waits_are_long() {
+        let mut life = Life::new(50);
+        let spun: u32 = (0..640).map(|_| life.wait(For::Host, 90, 0)).sum();
+        assert!((15..=20).contains(&spun), "{spun} of 640");
+        let mut idle = Life::new(1000);
+        let spun: u32 = (0..640).map(|_| idle.wait(For::Driver, 9000, 0)).sum();
+        assert_eq!(spun, 0, "much too long is not tried");
+    }
+
+    #[test]
+    fn spinning_in_vain_is_not_done_again_and_again() {
+        // What is waited for needs the processor, and comes when it is free.
+        let mut life = Life::new(50);
+        for _ in 0..100 {
+            life.wait(For::Host, 10, 0);
+        }
+        let mut spun = 0;
+        for _ in 0..320 {
+            let spins = life.spin.begin(life.now, For::Host, true);
+            let in_vain = life.spin.limit() + Duration::from_micros(20);
+            life.now += if spins {
+                in_vain
+            } else {
+                Duration::from_micros(60)
+            };
+            life.spin.end(life.now);
+            spun += u32::from(spins);
+        }
+        assert!(spun < 30, "{spun} of 320");
     }
 }

@@ -40,11 +40,15 @@ const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
 
-/// So many requests a wait counts for that was spun through: a turn is bounded in time as well.
+/// So many requests a wait counts for that is spun through: a turn is bounded in time as well.
 const SPIN_COST: usize = 16;
 /// With more than this in flight nobody spins: while the worker sleeps, ends and requests gather, and
 /// handling them together is worth as much as waking sooner, for less of the host's time.
 const SPIN_IN_FLIGHT: usize = 3;
+
+/// While somebody spins: what is waited for may need the processor, and would get it too late. A
+/// thread of the engine's is let in all the time, one of the kernel's so often.
+const YIELD_EVERY: Duration = Duration::from_micros(50);
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
@@ -106,6 +110,7 @@ pub struct Worker {
     request: Request,
     write_through: bool,
     spin: Spin,
+    alone: bool,
 }
 
 impl Worker {
@@ -113,6 +118,7 @@ impl Worker {
     pub(super) fn new(disk: Arc<Disk>, event: Arc<EventFd>) -> Self {
         Worker {
             spin: Spin::new(disk.poll),
+            alone: false,
             disk,
             event,
             queue: None,
@@ -151,8 +157,9 @@ impl Worker {
     }
 
     /// Handles what is in the ring and what has ended, up to a batch, and interrupts the driver if
-    /// it wants that.
-    pub fn run(&mut self) -> Turn {
+    /// it wants that. It may spin only if nobody else needs the thread: `alone`.
+    pub fn run(&mut self, alone: bool) -> Turn {
+        self.alone = alone;
         let Some(mut queue) = self.queue.take() else {
             return Turn::Idle;
         };
@@ -206,8 +213,7 @@ impl Worker {
                     if self.spin.is_wanted() {
                         // What has ended is not to wait for what may come.
                         self.interrupt(queue, &mut used)?;
-                        if self.wait_a_little(queue)? {
-                            budget = budget.saturating_sub(SPIN_COST);
+                        if self.wait_a_little(queue, &mut budget)? {
                             continue;
                         }
                     }
@@ -243,7 +249,7 @@ impl Worker {
 
     /// Looks at both ends for a moment if that is expected to help; true when there is something
     /// to do. The driver need not kick meanwhile, nor the engine write its event fd.
-    fn wait_a_little(&mut self, queue: &Queue) -> Result<bool, Broken> {
+    fn wait_a_little(&mut self, queue: &Queue, budget: &mut usize) -> Result<bool, Broken> {
         let in_flight = self.pending.len().saturating_sub(self.free.len());
         if in_flight > SPIN_IN_FLIGHT {
             return Ok(false);
@@ -253,9 +259,16 @@ impl Worker {
             _ => For::Host,
         };
         let begin = Instant::now();
-        if !self.spin.begin(begin, whom) {
+        if !self.spin.begin(begin, whom, self.alone) {
             return Ok(false);
         }
+        *budget = budget.saturating_sub(SPIN_COST);
+        let threads = self.engine.as_ref().is_some_and(|e| e.has_threads());
+        let pause = match whom {
+            For::Host if threads => Duration::ZERO,
+            _ => YIELD_EVERY,
+        };
+        let mut yield_at = pause;
         loop {
             for _ in 0..16 {
                 let avail = queue.avail_idx(&*self.disk.memory, Ordering::Acquire)?;
@@ -266,8 +279,13 @@ impl Worker {
                 }
                 std::hint::spin_loop();
             }
-            if begin.elapsed() > self.spin.limit() {
+            let waited = begin.elapsed();
+            if waited > self.spin.limit() {
                 return Ok(false);
+            }
+            if waited > yield_at {
+                std::thread::yield_now();
+                yield_at = waited.saturating_add(pause);
             }
         }
     }

@@ -105,14 +105,14 @@ fn writes_and_reads_go_through_the_ring() {
         .write_slice(&[3; 512], GuestAddress(0x8000))
         .unwrap();
     b.submit(0, 1, 2, (0x8000, 512, 0));
-    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.worker.run(true), Turn::Idle);
     assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
     assert_eq!(b.get::<u16>(USED + 2), 1);
     assert_eq!(b.get::<u32>(USED + 8), 1, "one byte written: the status");
     assert_eq!(b.interrupt.isr(), ISR_USED_BUFFER);
 
     b.submit(1, 0, 1, (0x9000, 1024, 1));
-    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.worker.run(true), Turn::Idle);
     assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
     assert_eq!(b.get::<u32>(USED + 16), 1025);
     assert_eq!(b.get::<u8>(0x9000), 0x5a);
@@ -124,12 +124,12 @@ fn a_driver_that_wants_no_interrupt_gets_none() {
     let mut b = bench();
     b.put(1u16, AVAIL);
     b.submit(0, 4, 0, (0x8000, 0, 1));
-    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.worker.run(true), Turn::Idle);
     assert_eq!(b.get::<u16>(USED + 2), 1);
     assert_eq!(b.interrupt.isr(), 0);
     b.put(0u16, AVAIL);
     b.submit(1, 4, 0, (0x8000, 0, 1));
-    b.worker.run();
+    b.worker.run(true);
     assert_eq!(b.interrupt.isr(), ISR_USED_BUFFER);
 }
 
@@ -137,11 +137,11 @@ fn a_driver_that_wants_no_interrupt_gets_none() {
 fn the_serial_number_needs_20_bytes_of_room() {
     let mut b = bench();
     b.submit(0, 8, 0, (0x8000, 20, 1));
-    b.worker.run();
+    b.worker.run(true);
     assert_eq!(b.get::<[u8; 20]>(0x8000), *b"serial-number-of-20b");
     assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
     b.submit(1, 8, 0, (0x8000, 19, 1));
-    b.worker.run();
+    b.worker.run(true);
     assert_eq!(b.get::<u8>(0x200), Status::IoError as u8);
 }
 
@@ -149,10 +149,10 @@ fn the_serial_number_needs_20_bytes_of_room() {
 fn data_outside_of_ram_is_an_io_error_and_the_ring_goes_on() {
     let mut b = bench();
     b.submit(0, 0, 0, (0xdead_0000, 512, 1));
-    b.worker.run();
+    b.worker.run(true);
     assert_eq!(b.get::<u8>(0x200), Status::IoError as u8);
     b.submit(1, 4, 0, (0x8000, 0, 1));
-    b.worker.run();
+    b.worker.run(true);
     assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
     assert_eq!(b.get::<u16>(USED + 2), 2);
 }
@@ -168,10 +168,10 @@ fn broken_rings_need_a_reset_and_are_left_alone() {
         let mut b = bench();
         b.submit(0, 0, 0, (0x8000, 512, 1));
         breakage(&b);
-        b.worker.run();
+        b.worker.run(true);
         assert_ne!(b.interrupt.status() & STATUS_NEEDS_RESET, 0, "breakage {i}");
         assert_eq!(b.get::<u16>(USED + 2), 0);
-        assert_eq!(b.worker.run(), Turn::Idle);
+        assert_eq!(b.worker.run(true), Turn::Idle);
     }
 }
 
@@ -180,7 +180,7 @@ fn after_a_stop_nothing_is_touched() {
     let mut b = bench();
     b.submit(0, 0, 0, (0x8000, 512, 1));
     b.worker.stop();
-    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.worker.run(true), Turn::Idle);
     assert_eq!(b.get::<u8>(0x200), 0xff);
     assert_eq!(b.get::<u16>(USED + 2), 0);
 }
@@ -191,7 +191,7 @@ fn a_full_ring_is_handled_in_one_turn_with_one_interrupt() {
     b.submit(0, 4, 0, (0x8000, 0, 1));
     b.put([0u16; 16], AVAIL + 4);
     b.put(SIZE, AVAIL + 2);
-    assert_eq!(b.worker.run(), Turn::Idle);
+    assert_eq!(b.worker.run(true), Turn::Idle);
     assert_eq!(b.get::<u16>(USED + 2), SIZE);
 }
 
@@ -209,6 +209,6 @@ proptest::proptest! {
         b.memory.write_slice(&avail, GuestAddress(AVAIL)).unwrap();
         b.put(idx, AVAIL + 2);
         b.memory.write_slice(&header, GuestAddress(0)).unwrap();
-        while b.worker.run() == Turn::More {}
+        while b.worker.run(true) == Turn::More {}
     }
 }

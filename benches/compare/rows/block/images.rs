@@ -61,8 +61,8 @@ impl Drop for Images {
     }
 }
 
-/// A loop device on a file in memory that has no name. Nothing is left of it when this process has
-/// ended, in whatever way.
+/// A loop device on a file in memory that has no name. Nothing is left of it when this process
+/// ends, in whatever way.
 #[derive(Debug)]
 struct RamDisk {
     path: PathBuf,
@@ -76,12 +76,12 @@ impl RamDisk {
         fill(&mut memory).context("cannot fill a file in /dev/shm")?;
         let file = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
         let path = PathBuf::from(losetup(&["--find", "--show", &file])?);
-        let device = File::open(&path).with_context(|| path.display().to_string())?;
+        let device = File::open(&path);
         // While somebody has it open this only says that it is not to stay.
         losetup(&["--detach", &path.display().to_string()])?;
         Ok(RamDisk {
+            _device: device.with_context(|| path.display().to_string())?,
             path,
-            _device: device,
         })
     }
 }
