@@ -1,6 +1,6 @@
 //! A VMM's process: started in a group of its own, watched, and always ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -22,6 +22,8 @@ pub struct Process {
     stdout: ChildStdout,
     stderr: PathBuf,
     started: Instant,
+    /// What has been read and not been asked for yet.
+    ahead: VecDeque<u8>,
     _folder: tempfile::TempDir,
 }
 
@@ -49,6 +51,7 @@ impl Process {
             stdout,
             stderr,
             started,
+            ahead: VecDeque::new(),
             _folder: folder,
         })
     }
@@ -82,6 +85,12 @@ impl Process {
         let end = Instant::now() + limit;
         let mut buffer = [0; 4096];
         loop {
+            let now = Instant::now();
+            while let Some(byte) = self.ahead.pop_front() {
+                if done(now, byte) {
+                    return Ok(now);
+                }
+            }
             let left = end.saturating_duration_since(Instant::now());
             let mut poll = libc::pollfd {
                 fd: self.stdout.as_raw_fd(),
@@ -93,7 +102,6 @@ impl Process {
             if ready == 0 {
                 bail!("nothing within {limit:?}{}", self.complaint());
             }
-            let now = Instant::now();
             let count = self
                 .stdout
                 .read(&mut buffer)
@@ -102,11 +110,7 @@ impl Process {
                 let status = self.child.wait().context("cannot wait for it")?;
                 bail!("ended early ({status}){}", self.complaint());
             }
-            for byte in buffer.iter().take(count) {
-                if done(now, *byte) {
-                    return Ok(now);
-                }
-            }
+            self.ahead.extend(buffer.iter().take(count));
         }
     }
 
@@ -162,7 +166,11 @@ impl Process {
         if rest.is_empty() {
             return Ok(());
         }
-        for (thread, (name, _)) in self.cpu_time() {
+        let threads = self.cpu_time();
+        if !threads.values().any(|(name, _)| alone(name)) {
+            bail!("no thread of its is known as a vCPU");
+        }
+        for (thread, (name, _)) in threads {
             let place = match alone(&name) {
                 true => first.to_string(),
                 false => rest.join(","),

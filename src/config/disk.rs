@@ -33,7 +33,7 @@ const POLL_ALONE: Duration = Duration::from_micros(200);
 /// Without `poll=`, for the main loop: a driver that asks again at once, or what is in the page
 /// cache, but no disk.
 const POLL_SHARED: Duration = Duration::from_micros(50);
-/// A reset of the device waits for a turn, and so may wait for a few of these.
+/// A reset of the device waits for a turn, and so may wait for sixteen of these and a quarter more.
 const MAX_POLL_MICROS: u64 = 1000;
 /// More queues than this no guest uses; each costs memory.
 const MAX_QUEUES: u16 = 64;

@@ -141,7 +141,7 @@ fn bucket(ticks: u64) -> u64 {
     power * 32 + (ticks >> (power - 5) & 31)
 }
 
-/// Prints "." when there is a disk and waits for the harness to put threads where it wants them,
+/// Prints "<place>" when there is a disk and waits for the harness to put threads where it wants them,
 /// prints "(", keeps `depth=` requests in flight until `count=` are done, prints
 /// `ticks=N failed=N` and the histogram of latencies as `bucket:count` words, then `)`.
 pub fn disk(line: &[u8]) -> ! {
@@ -172,7 +172,7 @@ pub fn disk(line: &[u8]) -> ! {
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let (mut submitted, mut done, mut failed) = (0u64, 0u64, 0u64);
     let mut next = 0;
-    put(b'.');
+    print_str("<place>");
     let seen = unsafe { _rdtsc() };
     while unsafe { _rdtsc() } - seen < SETTLING {
         core::hint::spin_loop();

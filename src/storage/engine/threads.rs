@@ -124,6 +124,8 @@ impl Engine for Threads {
     fn submit(&mut self, job: Job) {
         let mut state = self.shared.lock();
         state.todo.push_back(job);
+        // Somebody looks after this, until `rearm`.
+        state.armed = false;
         let wanted = state.todo.len() > state.waiting;
         drop(state);
         self.shared.work.notify_one();

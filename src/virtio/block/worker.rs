@@ -4,7 +4,7 @@
 //!   avail ring ─▶ Chain ─▶ Request ─▶ Job ─▶ Engine ┐
 //!                                                    │ many at once
 //!   used ring ◀── status byte ◀── Pending ◀── ends ◀┘
-//!        └─ one interrupt for all that a turn has ended
+//!        └─ one interrupt for all that has ended before the next wait
 //! ```
 //!
 //! A request allocates nothing: what belongs to those in flight is in a table whose entries, and
@@ -182,7 +182,7 @@ impl Worker {
         let memory = &*disk.memory;
         let mut budget = BATCH;
         let mut used = false;
-        if self.spin.is_wanted() {
+        if self.spin.is_wanted() && self.has_work(queue)? {
             self.spin.end(Instant::now());
         }
         let turn = loop {
@@ -220,6 +220,7 @@ impl Worker {
                     if !queue.enable_notification(memory)? && !self.rearm() {
                         break Turn::Idle;
                     }
+                    self.spin.end(Instant::now());
                 }
             }
         };
@@ -271,9 +272,7 @@ impl Worker {
         let mut yield_at = pause;
         loop {
             for _ in 0..16 {
-                let avail = queue.avail_idx(&*self.disk.memory, Ordering::Acquire)?;
-                if avail.0 != queue.next_avail() || self.engine.as_mut().is_some_and(|e| e.ready())
-                {
+                if self.has_work(queue)? {
                     self.spin.end(Instant::now());
                     return Ok(true);
                 }
@@ -288,6 +287,12 @@ impl Worker {
                 yield_at = waited.saturating_add(pause);
             }
         }
+    }
+
+    /// Whether the driver has asked for something, or something has ended.
+    fn has_work(&mut self, queue: &Queue) -> Result<bool, Broken> {
+        let avail = queue.avail_idx(&*self.disk.memory, Ordering::Acquire)?;
+        Ok(avail.0 != queue.next_avail() || self.engine.as_mut().is_some_and(|e| e.ready()))
     }
 
     /// Lets the engine wake us again; true when something has ended meanwhile.

@@ -105,7 +105,7 @@ fn in_guest(vmm: &Vmm, guest: &Path, disk: &Path, load: Load, kind: DiskKind) ->
         ..start::machine(guest)
     };
     let mut process = Process::start(|folder| vmm.command(&machine, folder))?;
-    process.wait_for(b".", LIMIT)?;
+    process.wait_for(b"<place>", LIMIT)?;
     process.pin(is_vcpu)?;
     process.wait_for(b"(", LIMIT)?;
     let before = io_threads(&process);
