@@ -6,7 +6,7 @@ use super::markdown::{columns, number};
 use crate::result::{Figure, OURS, Results, Series};
 
 /// Row and case of the figures that stand for the others.
-const HEADLINES: [(&str, &str); 16] = [
+const HEADLINES: [(&str, &str); 18] = [
     ("start", "process start to first guest byte"),
     ("boot", "ELF, 1 vCPU, quiet"),
     ("boot", "bzImage, 1 vCPU, quiet"),
@@ -16,7 +16,9 @@ const HEADLINES: [(&str, &str); 16] = [
     ("exits", "ELF, from start to init, all"),
     ("block", "4 KiB random read, depth 1, cached"),
     ("block", "4 KiB random write, depth 32, cached"),
+    ("block", "4 KiB random read, depth 1, direct"),
     ("block", "4 KiB random read, depth 32, direct"),
+    ("block", "4 KiB random read, depth 32, direct, RAM"),
     ("block", "4 KiB random write, depth 32, qcow2"),
     ("block", "fio in Linux, 4 KiB random read, depth 32"),
     ("memory", "PSS less guest RAM, Linux booted, 1 disk"),
