@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bantam::machine::host::{Backend, backend};
 use common::{Outcome, TempFile, bantam, guest, run, run_with};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 
 fn main() {
     let args = Arguments::from_args();
@@ -48,16 +48,7 @@ fn main() {
             output,
         ),
     ];
-    let trials = tests.map(|(name, test)| {
-        let trial = Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        });
-        match &missing {
-            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
-            None => trial,
-        }
-    });
+    let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
     libtest_mimic::run(&args, trials.into()).exit();
 }
 

@@ -18,22 +18,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{bantam, guest, run, run_with};
-use libtest_mimic::{Arguments, Failed, Trial};
+use common::{admin, bantam, guest, run, run_with};
+use libtest_mimic::Arguments;
 
 fn main() {
     let args = Arguments::from_args();
     let no_kvm = common::kvm().err();
     let (no_loop, no_mount) = (loop_device_missing(), Mount::new().err());
     let trial = |name: &str, test: fn(), missing: &Option<String>| {
-        let trial = Trial::test(format!("{name}_gives_io_errors"), move || {
-            test();
-            Ok::<(), Failed>(())
-        });
-        match no_kvm.as_ref().or(missing.as_ref()) {
-            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
-            None => trial,
-        }
+        let missing = no_kvm.as_deref().or(missing.as_deref());
+        common::trial(format!("{name}_gives_io_errors"), missing, test)
     };
     let trials = vec![
         trial("a_file_cut_short", cut_short, &None),
@@ -66,19 +60,6 @@ fn file(name: &str) -> PathBuf {
     let path = scratch(name);
     std::fs::write(&path, vec![1; 1 << 20]).unwrap();
     path
-}
-
-/// Runs a program of the administrator's; Debian keeps them where ordinary users do not look.
-fn admin(program: &str, words: &[&str]) -> Result<String, String> {
-    let out = Command::new(program)
-        .args(words)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    match out.status.success() {
-        true => Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned()),
-        false => Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
-    }
 }
 
 /// A loop device.

@@ -9,6 +9,8 @@
     clippy::print_stderr
 )]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use bantam::storage::engine::{check_uring, start};
 use bantam::storage::open::{self, Format};
 use bantam::storage::qcow2::manage;
 use bantam::storage::{Access, CacheMode, Engine, IoBuffers, IoMode, Job, Work};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -35,14 +37,7 @@ fn main() {
         ("a_drain_ends_everything", a_drain_ends_everything, false),
     ];
     let trials = tests.map(|(name, test, needs_uring)| {
-        let trial = Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        });
-        match &no_uring {
-            Some(why) if needs_uring => trial.with_ignored_flag(true).with_kind(why.clone()),
-            _ => trial,
-        }
+        common::trial(name, no_uring.as_deref().filter(|_| needs_uring), test)
     });
     libtest_mimic::run(&args, trials.into()).exit();
 }

@@ -15,26 +15,18 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{guest, run};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 
 fn main() {
     let args = Arguments::from_args();
-    let missing = Command::new("xorriso").arg("-version").output().is_err();
+    let there = common::has_program("xorriso");
+    let missing = (!there).then_some("xorriso is not installed");
     let tests: [(&str, fn()); 3] = [
         ("kernels_are_found_where_distributions_keep_them", layouts),
         ("an_iso_without_a_kernel_is_one_clear_error", no_kernel),
         ("what_is_no_iso_is_one_clear_error", no_iso),
     ];
-    let trials = tests.map(|(name, test)| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-        .with_ignored_flag(missing)
-    });
-    if missing {
-        eprintln!("ignored: xorriso is not installed");
-    }
+    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
     libtest_mimic::run(&args, trials.into()).exit();
 }
 

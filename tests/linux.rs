@@ -22,7 +22,7 @@ use std::time::Duration;
 use bantam::machine::host::{Backend, backend};
 use common::pty::Session;
 use common::{Outcome, bantam, root, run, run_with, target};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 
 /// For one boot, also of 32 vCPUs, on an emulated processor that others use as well.
 const LIMIT: &str = "150s";
@@ -44,6 +44,7 @@ fn main() {
     } else {
         missing.or(Some("the lab".into()))
     };
+    let ignored = ignored.as_deref();
     let mut trials = Vec::new();
     for image in [
         "vmlinux",
@@ -61,18 +62,14 @@ fn main() {
                 }
                 let root = if disk { "root disk" } else { "initrd" };
                 let name = format!("{image}_{cpus}_cpus_{}", root.replace(' ', "_"));
-                trials.push(Trial::test(name, move || {
-                    boots(image, cpus, disk);
-                    Ok(())
-                }));
+                let test = move || boots(image, cpus, disk);
+                trials.push(common::trial(name, ignored, test));
             }
         }
     }
     for image in ["bzImage.lz4", "bzImage.gz", "bzImage.xz", "bzImage.zst"] {
-        trials.push(Trial::test(format!("{image}_unpacks_itself"), move || {
-            unpacks_itself(image);
-            Ok(())
-        }));
+        let name = format!("{image}_unpacks_itself");
+        trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
     }
     let tests: [(&str, fn()); 17] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
@@ -97,19 +94,13 @@ fn main() {
         ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
     ];
     for (name, test) in tests {
-        trials.push(Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        }));
+        trials.push(common::trial(name, ignored, test));
     }
     let trials = trials
         .into_iter()
         .enumerate()
         .filter(|(index, _)| part().is_none_or(|part| index % 2 == part))
-        .map(|(_, trial)| match &ignored {
-            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
-            None => trial,
-        })
+        .map(|(_, trial)| trial)
         .collect();
     libtest_mimic::run(&args, trials).exit();
 }

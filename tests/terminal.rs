@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::pty::Session;
 use common::{bantam, guest};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 
 fn main() {
     let args = Arguments::from_args();
@@ -39,16 +39,7 @@ fn main() {
         ),
         ("the_pty_console_can_be_opened_by_its_name", pty_console),
     ];
-    let trials = tests.map(|(name, test)| {
-        let trial = Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        });
-        match &missing {
-            Some(why) => trial.with_ignored_flag(true).with_kind(why.clone()),
-            None => trial,
-        }
-    });
+    let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
     libtest_mimic::run(&args, trials.into()).exit();
 }
 

@@ -229,10 +229,11 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
             _ => return Err(unknown(key, text)),
         }
     }
-    disk.poll = poll.unwrap_or(match disk.io_thread {
-        true => POLL_ALONE,
-        false => POLL_SHARED,
-    });
+    disk.poll = match poll {
+        Some(time) => time,
+        None if disk.io_thread => POLL_ALONE,
+        None => disk.poll,
+    };
     if disk.io == IoMode::Uring && disk.access.format != Format::Raw {
         return bad(
             "io_uring is for raw images".into(),

@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Failed, Trial};
+
 /// The binary under test.
 pub fn bantam() -> &'static str {
     env!("CARGO_BIN_EXE_bantam")
@@ -113,6 +115,36 @@ pub fn kvm() -> Result<(), String> {
         .open("/dev/kvm")
         .map(|_| ())
         .map_err(|error| format!("/dev/kvm: {error}"))
+}
+
+/// A test of a binary without libtest; with `missing`, the reason, it is reported as ignored.
+pub fn trial(
+    name: impl Into<String>,
+    missing: Option<&str>,
+    test: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let trial = Trial::test(name, move || {
+        test();
+        Ok::<(), Failed>(())
+    });
+    match missing {
+        Some(why) => trial.with_ignored_flag(true).with_kind(why),
+        None => trial,
+    }
+}
+
+/// Runs a program of the administrator's, which Debian keeps where ordinary users do not look, and
+/// returns what it prints; or what it complains of.
+pub fn admin(program: &str, words: &[&str]) -> Result<String, String> {
+    let out = Command::new(program)
+        .args(words)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    match out.status.success() {
+        true => Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+    }
 }
 
 /// Whether a program is installed.

@@ -26,14 +26,15 @@ use std::time::Duration;
 use bantam::storage::open::{self, Format};
 use bantam::storage::{Access, Image, IoBuffers, Work};
 use common::{Outcome, run, run_with};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const LEN: usize = 12 << 20;
 
 fn main() {
     let args = Arguments::from_args();
-    let missing = Command::new("qemu-img").arg("--version").output().is_err();
+    let there = common::has_program("qemu-img");
+    let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
     let tests: [(&str, fn()); 11] = [
         ("images_of_qemu_img_read_the_same", theirs::corpus),
         ("chains_of_qemu_img_read_the_same", theirs::chains),
@@ -56,16 +57,7 @@ fn main() {
         ("damaged_images_are_one_clear_error", refused::damaged),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
-    let trials = tests.map(|(name, test)| {
-        let trial = Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        });
-        trial.with_ignored_flag(missing)
-    });
-    if missing {
-        eprintln!("ignored: qemu-img (package qemu-utils) is not installed");
-    }
+    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
     libtest_mimic::run(&args, trials.into()).exit();
 }
 

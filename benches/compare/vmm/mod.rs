@@ -1,7 +1,7 @@
 //! The VMMs, and how each is asked for the same machine: a table of argument templates.
 //!
-//! `{kernel}`, `{cmdline}`, `{cpus}`, `{memory}` (MiB), `{initrd}`, `{disk}`, `{n}` (its number,
-//! from 0) and `{folder}` (scratch) are filled in. A template that cannot express something says
+//! `{kernel}`, `{cmdline}`, `{cpus}`, `{memory}` (MiB), `{initrd}`, `{disk}`, `{driver}` (file or
+//! block device, in QEMU's words), `{n}` (its number, from 0) and `{folder}` (scratch) are filled in. A template that cannot express something says
 //! so, and the harness reports the case as missing for that VMM.
 
 use std::path::{Path, PathBuf};
@@ -124,8 +124,12 @@ impl Vmm {
         if machine.bzimage && lacks(Lacks::BzImage) {
             bail!("boots no bzImage");
         }
+        let asked_as = match machine.disk_kind {
+            DiskKind::Ram => DiskKind::Direct,
+            kind => kind,
+        };
         let mut kinds = t.disk.iter();
-        let disk_args = match kinds.find(|(kind, _)| *kind == machine.disk_kind) {
+        let disk_args = match kinds.find(|(kind, _)| *kind == asked_as) {
             Some((_, args)) => *args,
             None if machine.disks.is_empty() => &[],
             None if t.disk.is_empty() => bail!("has no disks"),
@@ -213,7 +217,13 @@ impl Fill<'_> {
             text = text.replace("{initrd}", &path(initrd));
         }
         if let Some((n, disk)) = disk {
+            // QEMU wants to be told.
+            let driver = match m.disk_kind {
+                DiskKind::Ram => "host_device",
+                _ => "file",
+            };
             text = text
+                .replace("{driver}", driver)
                 .replace("{disk}", &path(disk))
                 .replace("{n}", &n.to_string());
         }

@@ -46,7 +46,6 @@ pub const TEMPLATES: [Template; 7] = [
                 DiskKind::Direct,
                 &["--disk", "{disk},cache=direct,iothread"],
             ),
-            (DiskKind::Ram, &["--disk", "{disk},cache=direct,iothread"]),
             (DiskKind::Qcow2, &["--disk", "{disk},format=qcow2,iothread"]),
         ],
         cmdline: "pci=off",
@@ -112,18 +111,7 @@ pub const TEMPLATES: [Template; 7] = [
                     "-object",
                     "iothread,id=t{n}",
                     "-blockdev",
-                    "driver=raw,node-name=d{n},cache.direct=on,file.driver=file,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
-                    "-device",
-                    "virtio-blk-device,drive=d{n},iothread=t{n}",
-                ],
-            ),
-            (
-                DiskKind::Ram,
-                &[
-                    "-object",
-                    "iothread,id=t{n}",
-                    "-blockdev",
-                    "driver=raw,node-name=d{n},cache.direct=on,file.driver=host_device,file.filename={disk},file.aio=io_uring,file.cache.direct=on",
+                    "driver=raw,node-name=d{n},cache.direct=on,file.driver={driver},file.filename={disk},file.aio=io_uring,file.cache.direct=on",
                     "-device",
                     "virtio-blk-device,drive=d{n},iothread=t{n}",
                 ],
@@ -228,7 +216,6 @@ pub const TEMPLATES: [Template; 7] = [
         disk: &[
             (DiskKind::Cached, &["--disk", "path={disk}"]),
             (DiskKind::Direct, &["--disk", "path={disk},direct=on"]),
-            (DiskKind::Ram, &["--disk", "path={disk},direct=on"]),
         ],
         lacks: &[Lacks::BzImage],
         ..PLAIN
@@ -253,7 +240,6 @@ pub const TEMPLATES: [Template; 7] = [
         disk: &[
             (DiskKind::Cached, &["--disk", "{disk}"]),
             (DiskKind::Direct, &["--disk", "{disk},direct"]),
-            (DiskKind::Ram, &["--disk", "{disk},direct"]),
         ],
         ..PLAIN
     },

@@ -109,8 +109,14 @@ pub fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// Where the refcount table is.
+pub struct Refcounts {
+    at: u64,
+    bytes: u64,
+}
+
 /// Looks at the header of `file`.
-pub fn check(file: &File) -> Result<(), Fault> {
+pub fn check(file: &File) -> Result<Refcounts, Fault> {
     let header = read(file, 0, LOOKED_AT)?;
     let field = |at| be32(&header, at).unwrap_or(0);
     let field64 = |at| be64(&header, at).unwrap_or(0);
@@ -159,35 +165,31 @@ pub fn check(file: &File) -> Result<(), Fault> {
         features(field64(72))?;
     }
     let header_bytes = if version == 2 { 72 } else { field(100) };
-    extensions(&header, header_bytes)
+    extensions(&header, header_bytes)?;
+    Ok(Refcounts {
+        at: field64(48),
+        bytes: u64::from(field(56)) << cluster_bits,
+    })
 }
 
-/// Looks at the refcount table of `file`, whose header is in order, before clusters are given to it.
+/// Looks at the refcount table of `file` before clusters are given to it.
 ///
 /// A free cluster is looked for from one counted cluster to the next. In a table whose entries all
 /// name the same block, full of counts, that takes as long as the table is, times what a block
 /// counts: hours, for an image of a few MiB. So none may be named twice; then the search takes time
 /// in proportion to the bytes that the file really has.
-pub fn check_refcounts(file: &File) -> Result<(), Fault> {
-    let header = read(file, 0, HEADER_BYTES)?;
-    let (at, clusters) = (
-        be64(&header, 48).unwrap_or(0),
-        be32(&header, 56).unwrap_or(0),
-    );
-    let cluster_bits = be32(&header, 20).unwrap_or(0);
-    let len = u64::from(clusters)
-        .checked_shl(cluster_bits)
-        .unwrap_or(u64::MAX);
-    if len > MAX_REFCOUNT_TABLE {
+pub fn check_refcounts(file: &File, table: &Refcounts) -> Result<(), Fault> {
+    let Refcounts { at, bytes } = *table;
+    if bytes > MAX_REFCOUNT_TABLE {
         return Err(fault(
-            format!("a refcount table of {len} bytes is longer than any image needs"),
+            format!("a refcount table of {bytes} bytes is longer than any image needs"),
             CHECK,
         ));
     }
     if i64::try_from(at).is_err() {
         return Err(fault("its refcount table is outside of the file", CHECK));
     }
-    let table = read(file, at, len as usize)?;
+    let table = read(file, at, bytes as usize)?;
     // The lowest bits are reserved: a block is at the start of a cluster.
     let mut blocks: Vec<u64> = (0..table.len())
         .step_by(8)

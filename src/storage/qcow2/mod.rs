@@ -178,10 +178,10 @@ impl Chain {
         writable: bool,
     ) -> Result<qcow2::Qcow2<ImagoFile, Layer>, OpenError> {
         let told = |fault| told(fault, path, self.access.cache);
-        header::check(&file).map_err(told)?;
+        let refcounts = header::check(&file).map_err(told)?;
         // The first is written to, or will be by the machine that a dry run is about.
         if self.seen.len() == 1 && !self.access.read_only {
-            header::check_refcounts(&file).map_err(told)?;
+            header::check_refcounts(&file, &refcounts).map_err(told)?;
         }
         let broken = |error: io::Error| damaged(path, error_text(&error), CHECK);
         let storage = ImagoFile::try_from(file).map_err(broken)?;

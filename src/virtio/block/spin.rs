@@ -79,6 +79,11 @@ impl Spin {
     }
 
     #[cfg(test)]
+    pub fn has_slept(&self) -> bool {
+        matches!(self.wait, Some((_, _, How::Slept)))
+    }
+
+    #[cfg(test)]
     pub fn expect(&mut self, whom: For, mean: Duration) {
         self.seen(whom).mean = mean;
     }

@@ -244,8 +244,9 @@ impl Worker {
         }
         // The used index is to be seen before the flag is looked at.
         fence(Ordering::SeqCst);
-        let flags: Result<u16, _> = self.disk.memory.read_obj(GuestAddress(queue.avail_ring()));
-        Ok(flags.map_or(true, |flags| u16::from_le(flags) & NO_INTERRUPT == 0))
+        let ring = GuestAddress(queue.avail_ring());
+        let flags: Option<u16> = objects::read(&self.disk.memory, ring);
+        Ok(flags.is_none_or(|flags| u16::from_le(flags) & NO_INTERRUPT == 0))
     }
 
     /// Looks at both ends for a moment if that is expected to help; true when there is something

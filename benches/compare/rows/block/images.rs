@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::common::admin;
 use crate::vmm::DiskKind;
 
 /// The size of each.
@@ -87,14 +88,7 @@ impl RamDisk {
 }
 
 fn losetup(words: &[&str]) -> Result<String> {
-    let mut command = Command::new("losetup");
-    // Debian keeps it where ordinary users do not look.
-    command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-    let out = command.args(words).output().context("losetup")?;
-    if !out.status.success() {
-        bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    admin("losetup", words).map_err(|why| anyhow!(why))
 }
 
 /// Random bytes: nothing that a file system would leave out.
