@@ -6,9 +6,11 @@ use crate::error::Help;
 ///
 /// - `console=ttyS0`: the serial port is the console;
 /// - `panic=-1`: after a panic the machine ends at once instead of waiting for a key;
-/// - `pci=off`: there is no PCI bus to be probed;
+/// - `reboot=panic_warm`: that end can be told from a reboot ([`panics_reset_warm`]);
+/// - `pci=conf1,noearly`: there is a way to ask for PCI devices, and none to be looked for early;
 /// - `8250.nr_uarts=1`: one serial port, not four to look for.
-pub const DEFAULT: &str = "console=ttyS0 panic=-1 pci=off 8250.nr_uarts=1";
+pub const DEFAULT: &str =
+    "console=ttyS0 panic=-1 reboot=panic_warm pci=conf1,noearly 8250.nr_uarts=1";
 
 /// A command line that no kernel would read to its end, or not as it is meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +73,37 @@ pub fn check(cmdline: &str, max: usize) -> Result<(), CmdlineError> {
     Ok(())
 }
 
+/// Whether Linux, given this command line, resets the machine warm after a panic and only then.
+///
+/// The last word for each of the two modes counts, as in kernel/reboot.c (`reboot_setup`): what
+/// stands behind `panic_` is the mode of a panic, anything else that of a reboot. Kernels before 5.1
+/// know no mode of a panic and take `panic_warm` for `p`: a reset by port 0xcf9.
+pub fn panics_reset_warm(cmdline: &str) -> bool {
+    let (mut panic, mut reboot) = (false, false);
+    let words = cmdline.split_whitespace();
+    for options in words.filter_map(|word| word.strip_prefix("reboot=")) {
+        for option in options.split(',') {
+            let (mode, option) = match option.strip_prefix("panic_") {
+                Some(option) => (&mut panic, option),
+                None => (&mut reboot, option),
+            };
+            match option.bytes().next() {
+                Some(b'w') => *mode = true,
+                Some(b'c' | b'h' | b'g') => *mode = false,
+                Some(b's') if !names_a_cpu(option) => *mode = false,
+                _ => {}
+            }
+        }
+    }
+    panic && !reboot
+}
+
+/// `s4` and `smp4`: the CPU that does the reset. `soft` is a mode.
+fn names_a_cpu(option: &str) -> bool {
+    let rest = option.strip_prefix("smp").or(option.strip_prefix('s'));
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +135,28 @@ mod tests {
             Err(CmdlineError::TooLong { len: 6, max: 5 })
         );
         assert_eq!(check("a\nb", 5), Err(CmdlineError::Control('\n')));
+    }
+
+    #[test]
+    fn the_mode_of_a_panic_is_told_from_that_of_a_reboot() {
+        assert!(panics_reset_warm(DEFAULT));
+        for (more, warm) in [
+            ("reboot=k", true),
+            ("reboot=t,force", true),
+            ("reboot=smp1,k", true),
+            ("reboot=warm", false),
+            ("reboot=k,w", false),
+            ("reboot=warm reboot=cold", true),
+            ("reboot=panic_cold", false),
+            ("reboot=panic_s2", true),
+            ("reboot=panic_soft", false),
+        ] {
+            assert_eq!(
+                panics_reset_warm(&format!("{DEFAULT} {more}")),
+                warm,
+                "{more}"
+            );
+        }
+        assert!(!panics_reset_warm("console=ttyS0 panic=-1"));
     }
 }

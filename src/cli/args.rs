@@ -98,6 +98,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Start the machine again when its guest reboots, instead of ending
+    #[arg(long)]
+    reboot: bool,
+
     /// End the machine after this time: 30s, 5m
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     time_limit: Option<String>,
@@ -125,6 +129,7 @@ impl RunArgs {
             protocol: self.protocol,
             unpack: self.unpack,
             cache: self.no_cache.then_some(false),
+            reboot: self.reboot.then_some(true),
             time_limit: self.time_limit.clone(),
         }
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::error::{ExitStatus, Failure, say};
-use crate::machine::{Exit, Machine, Plan, StartError, memory, report};
+use crate::machine::{Exit, Plan, StartError, report, session};
 
 /// Runs a machine; the exit code says how it ended.
 pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
@@ -23,9 +23,8 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     if args.dry_run {
         return super::print_bytes(report::describe(&plan).as_bytes());
     }
-    memory::share_heap();
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
-    let exit = Machine::build(plan).and_then(Machine::run).map_err(start)?;
+    let exit = session::run(plan).map_err(start)?;
     announce(&exit)
 }
 

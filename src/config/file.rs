@@ -26,6 +26,7 @@ const KEYS: &[&str] = &[
     "protocol",
     "unpack",
     "cache",
+    "reboot",
     "time-limit",
 ];
 
@@ -80,6 +81,7 @@ struct File {
     protocol: Option<ProtocolChoice>,
     unpack: Option<Unpack>,
     cache: Option<bool>,
+    reboot: Option<bool>,
     time_limit: Option<Amount>,
 }
 
@@ -149,6 +151,7 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
         protocol: file.protocol,
         unpack: file.unpack,
         cache: file.cache,
+        reboot: file.reboot,
         time_limit: file.time_limit.map(String::from),
     })
 }
@@ -191,6 +194,7 @@ mod tests {
             protocol = "pvh"
             unpack = "guest"
             cache = false
+            reboot = true
             time-limit = 30
             "#,
         )
@@ -207,6 +211,7 @@ mod tests {
             (layer.unpack, layer.cache),
             (Some(Unpack::Guest), Some(false))
         );
+        assert_eq!(layer.reboot, Some(true));
         assert_eq!(layer.time_limit.as_deref(), Some("30"));
     }
 

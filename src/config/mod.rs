@@ -59,6 +59,8 @@ pub struct Layer {
     pub unpack: Option<Unpack>,
     /// Whether what the host unpacks is kept.
     pub cache: Option<bool>,
+    /// Whether a reset starts the machine again.
+    pub reboot: Option<bool>,
     /// As [`values::duration`] reads it.
     pub time_limit: Option<String>,
 }
@@ -90,6 +92,7 @@ impl Layer {
             protocol: self.protocol.or(below.protocol),
             unpack: self.unpack.or(below.unpack),
             cache: self.cache.or(below.cache),
+            reboot: self.reboot.or(below.reboot),
             time_limit: self.time_limit.or(below.time_limit),
         }
     }
@@ -140,6 +143,8 @@ pub struct VmConfig {
     pub unpack: Unpack,
     /// Whether what the host unpacks is kept.
     pub cache: bool,
+    /// Whether a reset starts the machine again.
+    pub reboot: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
 }
@@ -188,6 +193,7 @@ impl VmConfig {
             protocol: layer.protocol.unwrap_or_default(),
             unpack: layer.unpack.unwrap_or_default(),
             cache: layer.cache.unwrap_or(true),
+            reboot: layer.reboot.unwrap_or(false),
             time_limit: layer
                 .time_limit
                 .as_deref()

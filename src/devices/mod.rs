@@ -4,7 +4,9 @@
 //! pull. It does not know KVM, threads or files, so each of them runs in a plain unit test.
 
 pub mod i8042;
+pub mod last_words;
 pub mod pace;
+pub mod pci;
 pub mod power;
 pub mod pvpanic;
 pub mod serial;

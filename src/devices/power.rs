@@ -2,19 +2,17 @@
 //!
 //! In hardware-reduced ACPI the operating system enters S5 (soft off) by writing the sleep type
 //! and SLP_EN to one register, and resets by writing a value to another (ACPI 6.5, 4.8.3.7 "Sleep
-//! Control and Status Registers", 4.8.3.6 "Reset Register"). The same device answers the resets of
-//! older habit: PCI's reset control at 0xcf9 (`reboot=p`).
+//! Control and Status Registers", 4.8.3.6 "Reset Register"). A second value of the reset register is
+//! what the code at the reset vector writes ([`crate::arch::x86_64::reset_vector`]).
 
 use std::sync::Arc;
 
 use super::BusDevice;
-use crate::arch::x86_64::layout::{RESET_VALUE, S5_SLEEP_TYPE};
+use crate::arch::x86_64::layout::{RESET_VALUE, RESET_VECTOR_VALUE, S5_SLEEP_TYPE};
 
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;
 const SLP_TYP_MASK: u8 = 0b111;
-/// CF9 bit 2: reset the CPU.
-const CF9_RST_CPU: u8 = 1 << 2;
 
 /// What the guest asks of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,31 +54,8 @@ impl BusDevice for AcpiPower {
                 (self.sink)(PowerRequest::PowerOff);
             }
             2 if value == RESET_VALUE => (self.sink)(PowerRequest::Reset("ACPI reset register")),
+            2 if value == RESET_VECTOR_VALUE => (self.sink)(PowerRequest::Reset("reset vector")),
             _ => {}
-        }
-    }
-}
-
-/// PCI's reset control register.
-pub struct PciReset {
-    sink: PowerSink,
-}
-
-impl PciReset {
-    /// A device that reports to `sink`.
-    pub fn new(sink: PowerSink) -> Self {
-        PciReset { sink }
-    }
-}
-
-impl BusDevice for PciReset {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write(&self, _offset: u64, data: &[u8]) {
-        if data.first().is_some_and(|value| value & CF9_RST_CPU != 0) {
-            (self.sink)(PowerRequest::Reset("port 0xcf9"));
         }
     }
 }
@@ -108,12 +83,19 @@ mod tests {
     }
 
     #[test]
-    fn both_reset_registers_reset() {
+    fn both_values_of_the_reset_register_reset() {
         let (sink, seen) = recorder();
-        AcpiPower::new(sink.clone()).write(2, &[RESET_VALUE]);
-        let cf9 = PciReset::new(sink);
-        cf9.write(0, &[0x02]);
-        cf9.write(0, &[0x06]);
-        assert_eq!(seen.lock().unwrap().len(), 2);
+        let dev = AcpiPower::new(sink);
+        dev.write(2, &[0]);
+        assert!(seen.lock().unwrap().is_empty());
+        dev.write(2, &[RESET_VALUE]);
+        dev.write(2, &[RESET_VECTOR_VALUE]);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [
+                PowerRequest::Reset("ACPI reset register"),
+                PowerRequest::Reset("reset vector")
+            ]
+        );
     }
 }

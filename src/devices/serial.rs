@@ -23,6 +23,7 @@ use vm_superio::Trigger;
 use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::last_words::LastWords;
 use super::pace::Pace;
 use super::{BusDevice, IrqLine, lock};
 
@@ -62,7 +63,7 @@ impl Trigger for IrqLine {
 #[derive(Debug, Default)]
 struct TxRing {
     bytes: VecDeque<u8>,
-    lost: u64,
+    last_words: LastWords,
 }
 
 impl TxRing {
@@ -75,9 +76,7 @@ impl io::Write for TxRing {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let taken = buf.len().min(self.room());
         self.bytes.extend(buf.iter().take(taken));
-        self.lost = self
-            .lost
-            .saturating_add(buf.len().saturating_sub(taken) as u64);
+        buf.iter().for_each(|byte| self.last_words.saw(*byte));
         Ok(buf.len())
     }
 
@@ -198,9 +197,9 @@ impl Uart {
         }
     }
 
-    /// Output bytes that a guest wrote although the port said "busy".
-    pub fn lost(&self) -> u64 {
-        lock(&self.state).port.writer().lost
+    /// Whether the guest's kernel has said that it has panicked, and since then nothing of a restart.
+    pub fn told_of_panic(&self) -> bool {
+        lock(&self.state).port.writer().last_words.panicked()
     }
 }
 
@@ -351,7 +350,7 @@ mod tests {
             uart.write(THR, b"x");
         }
         assert_eq!(lsr(&uart) & LSR_THR_EMPTY, 0);
-        assert_eq!(uart.lost(), TX_RING_BYTES as u64);
+        assert_eq!(lock(&uart.state).port.writer().room(), 0);
         assert!(lock(&uart.state).port.writer().bytes.capacity() <= TX_RING_BYTES * 2);
 
         // The driver reads IIR in its handler, which clears the cause; then nothing comes until

@@ -9,27 +9,28 @@
 //! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM, and the one that
 //! will run the first vCPU makes them all ([`super::vcpus`]).
 
-use std::fs::File;
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Bus;
 use super::error::{StartError, call, host};
 use super::exit::{Exit, ExitBox};
+use super::host;
 use super::plan::{Plan, PlannedDisk};
-use super::vcpu::{RESET_FLAG_UNTOUCHED, Shared};
+use super::reset::{self, ResetFlag};
+use super::vcpu::Shared;
 use super::vcpus::{Start, VcpuMaker, Vcpus};
-use super::{host, memory};
-use crate::arch::x86_64::{acpi, layout, registers};
-use crate::boot::{Protocol, Source, linux, pvh};
+use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
+use crate::boot::{Protocol, Source, cmdline, linux, pvh};
 use crate::devices::i8042::I8042;
-use crate::devices::power::{AcpiPower, PciReset, PowerRequest, PowerSink};
+use crate::devices::pci::PciPorts;
+use crate::devices::power::{AcpiPower, PowerRequest, PowerSink};
 use crate::devices::pvpanic::PvPanic;
 use crate::devices::serial::Uart;
 use crate::devices::{BusDevice, IrqLine};
@@ -49,8 +50,6 @@ pub struct Machine {
     pub(super) disks: Vec<MachineDisk>,
     pub(super) vcpus: Vcpus,
     pub(super) shared: Arc<Shared>,
-    pub(super) console: crate::config::Console,
-    pub(super) time_limit: Option<Duration>,
     pub(super) memory_bytes: u64,
     pub(super) built: Instant,
     // Dropped last: the vCPUs and event fds belong to it.
@@ -62,16 +61,14 @@ pub(super) struct MachineDisk {
     pub(super) block: Arc<Block>,
     /// Each queue has a thread of its own.
     pub(super) io_thread: bool,
-    /// The lock on the image ends with its last file descriptor.
-    _locked: File,
 }
 
 impl Machine {
-    /// Makes the machine that `plan` describes.
+    /// Makes the machine that `plan` describes, with `memory`, which is all zeros, as its RAM.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn build(mut plan: Plan) -> Result<Self, StartError> {
+    pub fn build(plan: &Plan, memory: &Arc<GuestMemoryMmap>) -> Result<Self, StartError> {
         let kvm = Arc::new(host::open()?);
         let cpus = plan.config.topology.cpus();
         let max = kvm.get_max_vcpus();
@@ -87,20 +84,18 @@ impl Machine {
                 entry: plan.placement.entry,
             },
         )?;
-        let memory = Arc::new(memory::map(plan.config.memory, plan.config.memory_backing)?);
         let slots = plan.virtio_slots();
-        let disks = std::mem::take(&mut plan.disks);
         // KVM waits for the kernel's housekeeping in some calls. What does not need the VM goes on
         // meanwhile.
         std::thread::scope(|scope| {
-            let load = || load(&plan, &slots, &memory);
+            let load = || load(plan, &slots, memory);
             let loading = if plan.bytes_to_load() < WORTH_A_THREAD {
                 load()?;
                 None
             } else {
                 Some(spawn(scope, load)?)
             };
-            let machine = Machine::assemble(&kvm, vcpus, &plan, disks, &memory);
+            let machine = Machine::assemble(&kvm, vcpus, plan, memory);
             if let Some(loading) = loading {
                 join(loading)??;
             }
@@ -113,7 +108,6 @@ impl Machine {
         kvm: &Kvm,
         vcpus: VcpuMaker,
         plan: &Plan,
-        planned: Vec<PlannedDisk>,
         memory: &Arc<GuestMemoryMmap>,
     ) -> Result<Self, StartError> {
         let vm = Arc::new(create_vm(kvm)?);
@@ -136,12 +130,19 @@ impl Machine {
         );
         let mut mmio = Bus::default();
         let mut disks = Vec::new();
-        for disk in planned {
+        for disk in &plan.disks {
             disks.push(add_disk(&vm, disk, memory, &mut mmio)?);
         }
+        let console = uart.clone();
+        let reset = Arc::new(ResetFlag::new(
+            memory.clone(),
+            cmdline::panics_reset_warm(&plan.cmdline),
+            move || console.told_of_panic(),
+        ));
         let shared = Arc::new(Shared {
-            pio: ports(&uart, power_sink(&exit))?,
+            pio: ports(&uart, power_sink(&exit, &reset))?,
             mmio,
+            reset,
             memory: memory.clone(),
             exit: exit.clone(),
         });
@@ -153,8 +154,6 @@ impl Machine {
             disks,
             vcpus,
             shared,
-            console: plan.config.console.clone(),
-            time_limit: plan.config.time_limit,
             memory_bytes: plan.config.memory,
             built: Instant::now(),
             _vm: vm,
@@ -217,12 +216,12 @@ fn irq_line(vm: &VmFd, gsi: u32) -> Result<IrqLine, StartError> {
     Ok(IrqLine::new(fd))
 }
 
-fn power_sink(exit: &Arc<ExitBox>) -> PowerSink {
-    let exit = exit.clone();
+fn power_sink(exit: &Arc<ExitBox>, reset: &Arc<ResetFlag>) -> PowerSink {
+    let (exit, reset) = (exit.clone(), reset.clone());
     Arc::new(move |request| {
         exit.post(match request {
             PowerRequest::PowerOff => Exit::PoweredOff,
-            PowerRequest::Reset(how) => Exit::Reset(how),
+            PowerRequest::Reset(how) => reset.exit(how),
             PowerRequest::Panicked => Exit::Panicked,
         });
     })
@@ -247,7 +246,11 @@ fn ports(uart: &Arc<Uart>, power: PowerSink) -> Result<Bus, StartError> {
             layout::POWER_PORTS,
             Arc::new(AcpiPower::new(power.clone())),
         ),
-        (layout::CF9_PORT, 1, Arc::new(PciReset::new(power))),
+        (
+            layout::PCI_PORT,
+            layout::PCI_PORTS,
+            Arc::new(PciPorts::new(power)),
+        ),
     ];
     for (first, count, device) in devices {
         bus.insert(first.into(), count.into(), device)
@@ -258,18 +261,18 @@ fn ports(uart: &Arc<Uart>, power: PowerSink) -> Result<Bus, StartError> {
 
 fn add_disk(
     vm: &VmFd,
-    disk: PlannedDisk,
+    disk: &PlannedDisk,
     memory: &Arc<GuestMemoryMmap>,
     mmio: &mut Bus,
 ) -> Result<MachineDisk, StartError> {
     let base = u64::from(disk.slot.base);
     let interrupt = Arc::new(Interrupt::new(irq_line(vm, disk.slot.gsi)?));
-    let config = disk.config;
+    let config = &disk.config;
     let setup = Setup {
-        image: disk.image.image,
+        image: disk.image.image.clone(),
         read_only: config.access.read_only,
         discard: config.discard,
-        serial: disk.serial,
+        serial: disk.serial.clone(),
         queues: config.queues,
         io: config.io,
         limiter: Limiter::new(config.limit_requests, config.limit_bytes),
@@ -296,7 +299,6 @@ fn add_disk(
     Ok(MachineDisk {
         block,
         io_thread: config.io_thread,
-        _locked: disk.image.locked,
     })
 }
 
@@ -362,7 +364,6 @@ fn write_tables(
     }
     .map_err(tables)?;
     registers::write_tables(memory, protocol.mode()).map_err(tables)?;
-    memory
-        .write_obj(RESET_FLAG_UNTOUCHED, GuestAddress(layout::RESET_FLAG))
-        .map_err(tables)
+    reset_vector::write(memory).map_err(tables)?;
+    reset::prepare(memory).map_err(tables)
 }

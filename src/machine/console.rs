@@ -35,6 +35,31 @@ const INPUT: u32 = 1;
 const OUTPUT: u32 = 2;
 const TIMER: u32 = 3;
 
+/// Both ends of a console, and what is under way between them: what stays when a machine ends and
+/// starts again.
+pub struct Line {
+    input: Option<Input>,
+    /// Typed or piped in, and not yet taken by the guest.
+    pending: VecDeque<u8>,
+    output: Output,
+}
+
+impl Line {
+    /// Nobody is at the other end.
+    pub fn none() -> Self {
+        Line::new(None, Output::none())
+    }
+
+    /// A line that reads from `input` and writes to `output`.
+    pub fn new(input: Option<Input>, output: Output) -> Self {
+        Line {
+            input,
+            pending: VecDeque::new(),
+            output,
+        }
+    }
+}
+
 /// Where input comes from.
 pub struct Input {
     file: File,
@@ -61,9 +86,7 @@ impl Input {
 /// The subscriber.
 pub struct Console {
     uart: Arc<Uart>,
-    input: Option<Input>,
-    pending: VecDeque<u8>,
-    output: Output,
+    line: Line,
     output_watched: bool,
     exit: Arc<ExitBox>,
     state: Box<dyn Fn() -> String>,
@@ -73,20 +96,27 @@ impl Console {
     /// Ties `uart` to the outside; `state` is what Ctrl-a c shows.
     pub fn new(
         uart: Arc<Uart>,
-        input: Option<Input>,
-        output: Output,
+        line: Line,
         exit: Arc<ExitBox>,
         state: Box<dyn Fn() -> String>,
     ) -> Self {
         Console {
             uart,
-            input,
-            pending: VecDeque::new(),
-            output,
+            line,
             output_watched: false,
             exit,
             state,
         }
+    }
+
+    /// Takes the line away from a machine that has ended.
+    pub fn hang_up(&mut self) -> Line {
+        let mut line = std::mem::replace(&mut self.line, Line::none());
+        // The event loop that watched it has gone with the machine.
+        if let Some(input) = &mut line.input {
+            input.watched = false;
+        }
+        line
     }
 
     fn pump_output(&mut self, ops: &mut EventOps) {
@@ -97,7 +127,7 @@ impl Console {
                 self.watch_output(ops, false);
                 return;
             };
-            match self.output.write(bytes) {
+            match self.line.output.write(bytes) {
                 Wrote::Bytes(done) => self.uart.consume_output(done),
                 Wrote::Full => {
                     self.watch_output(ops, true);
@@ -116,18 +146,23 @@ impl Console {
             let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return;
             };
-            match self.output.write(bytes) {
+            match self.line.output.write(bytes) {
                 Wrote::Bytes(done) => self.uart.consume_output(done),
                 Wrote::Full if Instant::now() >= deadline => return,
                 Wrote::Full => {
-                    self.output.wait(deadline);
+                    self.line.output.wait(deadline);
                 }
             }
         }
     }
 
     fn watch_output(&mut self, ops: &mut EventOps, wanted: bool) {
-        let Some(fd) = self.output.fd().filter(|_| self.output_watched != wanted) else {
+        let Some(fd) = self
+            .line
+            .output
+            .fd()
+            .filter(|_| self.output_watched != wanted)
+        else {
             return;
         };
         let events = Events::with_data_raw(fd, OUTPUT, EventSet::OUT);
@@ -146,11 +181,13 @@ impl Console {
     fn pump_input(&mut self, ops: &mut EventOps) {
         loop {
             self.feed();
-            let Some(input) = &mut self.input else { return };
-            let wanted = input.keys.is_some() || self.pending.is_empty();
+            let Some(input) = &mut self.line.input else {
+                return;
+            };
+            let wanted = input.keys.is_some() || self.line.pending.is_empty();
             if input.plain_file && wanted {
                 if !self.read_input() {
-                    self.input = None;
+                    self.line.input = None;
                 }
                 continue;
             }
@@ -177,18 +214,18 @@ impl Console {
 
     /// Hands pending bytes to the UART.
     fn feed(&mut self) {
-        while !self.pending.is_empty() {
-            let taken = self.uart.receive(self.pending.as_slices().0);
+        while !self.line.pending.is_empty() {
+            let taken = self.uart.receive(self.line.pending.as_slices().0);
             if taken == 0 {
                 return;
             }
-            self.pending.drain(..taken);
+            self.line.pending.drain(..taken);
         }
     }
 
     /// Reads once; false at the end of input, which is no error.
     fn read_input(&mut self) -> bool {
-        let Some(input) = &mut self.input else {
+        let Some(input) = &mut self.line.input else {
             return false;
         };
         let mut chunk = [0; CHUNK];
@@ -203,17 +240,17 @@ impl Console {
             }
         };
         let Some(mut keys) = input.keys.take() else {
-            self.pending.extend(bytes);
+            self.line.pending.extend(bytes);
             return true;
         };
         for byte in bytes {
             match keys.filter(*byte) {
-                Ok(byte) if self.pending.len() < MAX_PENDING => self.pending.extend(byte),
+                Ok(byte) if self.line.pending.len() < MAX_PENDING => self.line.pending.extend(byte),
                 Ok(_) => {}
                 Err(action) => self.act(action),
             }
         }
-        if let Some(input) = &mut self.input {
+        if let Some(input) = &mut self.line.input {
             input.keys = Some(keys);
         }
         true
@@ -238,7 +275,7 @@ impl MutEventSubscriber for Console {
             }
             INPUT => {
                 if !self.read_input()
-                    && let Some(input) = self.input.take()
+                    && let Some(input) = self.line.input.take()
                 {
                     let _ = ops.remove(Events::empty(&input.file));
                 }

@@ -1,6 +1,7 @@
 //! What ends a machine from outside: signals and the time limit.
 
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const GRACE_OVER: u32 = 3;
 /// The subscriber.
 pub struct Control {
     exit: Arc<ExitBox>,
-    signals: Signals,
+    signals: Rc<Signals>,
     power_button: IrqLine,
     limit: Option<TimerFd>,
     grace: TimerFd,
@@ -37,7 +38,7 @@ impl Control {
     /// When the host gives no timers.
     pub fn new(
         exit: Arc<ExitBox>,
-        signals: Signals,
+        signals: Rc<Signals>,
         power_button: IrqLine,
         time_limit: Option<Duration>,
         on_continue: Box<dyn Fn()>,
@@ -59,6 +60,11 @@ impl Control {
             pressed_by: None,
             on_continue,
         })
+    }
+
+    /// Whether a signal has asked for the end, and the guest was told so.
+    pub fn pressed(&self) -> bool {
+        self.pressed_by.is_some()
     }
 
     fn on_signal(&mut self, signal: libc::c_int) {

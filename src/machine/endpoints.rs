@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::console::Input;
+use super::console::{Input, Line};
 use super::error::{StartError, host};
 use super::output::Output;
 use crate::config;
@@ -17,10 +17,8 @@ use crate::terminal::raw::{self, RawMode};
 
 /// Both ends of a console, and the terminal's mode if it was changed.
 pub struct Endpoints {
-    /// Where input comes from.
-    pub input: Option<Input>,
-    /// Where output goes.
-    pub output: Output,
+    /// Where input comes from and output goes.
+    pub line: Line,
     /// Raw mode, as long as the machine runs.
     pub raw: Option<Rc<RawMode>>,
     /// Kept open, so that a reader may come and go.
@@ -34,8 +32,7 @@ pub struct Endpoints {
 pub fn open(console: &config::Console) -> Result<Endpoints, StartError> {
     match console {
         config::Console::None => Ok(Endpoints {
-            input: None,
-            output: Output::none(),
+            line: Line::none(),
             raw: None,
             pty_slave: None,
         }),
@@ -57,8 +54,10 @@ fn stdio() -> Result<Endpoints, StartError> {
     let readable = !terminal || raw.is_some();
     let input = readable.then(stdin).flatten();
     Ok(Endpoints {
-        input: input.map(|file| Input::new(file, terminal)),
-        output: Output::stdout(),
+        line: Line::new(
+            input.map(|file| Input::new(file, terminal)),
+            Output::stdout(),
+        ),
         raw,
         pty_slave: None,
     })
@@ -83,13 +82,12 @@ fn to_file(path: &Path) -> Result<Endpoints, StartError> {
         .open(path)
         .map_err(host(&what))?;
     let plain = file.metadata().is_ok_and(|meta| meta.is_file());
+    let output = match plain {
+        true => Output::file(file),
+        false => Output::lossy(file),
+    };
     Ok(Endpoints {
-        input: None,
-        output: if plain {
-            Output::file(file)
-        } else {
-            Output::lossy(file)
-        },
+        line: Line::new(None, output),
         raw: None,
         pty_slave: None,
     })
@@ -130,8 +128,10 @@ fn pty() -> io::Result<Endpoints> {
     }
     say(&format!("console: {path}"));
     Ok(Endpoints {
-        input: Some(Input::new(master.try_clone()?, false)),
-        output: Output::lossy(master),
+        line: Line::new(
+            Some(Input::new(master.try_clone()?, false)),
+            Output::lossy(master),
+        ),
         raw: None,
         pty_slave: Some(slave),
     })

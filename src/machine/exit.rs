@@ -43,7 +43,7 @@ impl Exit {
     }
 }
 
-/// Where the first reason to end is put; later ones change nothing.
+/// Where the reason to end is put.
 #[derive(Debug)]
 pub struct ExitBox {
     exit: Mutex<Option<Exit>>,
@@ -64,9 +64,15 @@ impl ExitBox {
         })
     }
 
-    /// Ends the machine for this reason.
+    /// Ends the machine for this reason. The first one stands; but whoever ends the machine from
+    /// outside ends it for good, also when the guest has just asked for a reset.
     pub fn post(&self, exit: Exit) {
-        lock(&self.exit).get_or_insert(exit);
+        let mut reason = lock(&self.exit);
+        let from_outside = matches!(exit, Exit::Quit | Exit::Signal(_) | Exit::TimeLimit);
+        if reason.is_none() || from_outside && matches!(*reason, Some(Exit::Reset(_))) {
+            *reason = Some(exit);
+        }
+        drop(reason);
         self.stop.store(true, Ordering::SeqCst);
         // Failure means that a wake-up is pending already.
         let _ = self.wake.write(1);
@@ -99,6 +105,16 @@ mod tests {
         exit.post(Exit::Quit);
         exit.post(Exit::TimeLimit);
         assert!(exit.stopped());
+        assert!(matches!(exit.take(), Some(Exit::Quit)));
+    }
+
+    #[test]
+    fn a_reset_gives_way_to_whoever_ends_the_machine() {
+        let exit = ExitBox::new().unwrap();
+        exit.post(Exit::Reset("x"));
+        exit.post(Exit::Panicked);
+        exit.post(Exit::Quit);
+        exit.post(Exit::TimeLimit);
         assert!(matches!(exit.take(), Some(Exit::Quit)));
     }
 }

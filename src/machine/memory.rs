@@ -45,6 +45,28 @@ pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartE
     Ok(memory)
 }
 
+/// Makes `memory`, which was mapped with this `backing`, all zeros again, and gives its pages back to
+/// the host. Nobody works with it meanwhile, or the guest would find what is written late.
+///
+/// # Errors
+/// Those of madvise(2).
+pub fn clear(memory: &GuestMemoryMmap, backing: MemoryBacking) -> io::Result<()> {
+    let advice = match backing {
+        MemoryBacking::Thp | MemoryBacking::Hugetlbfs => libc::MADV_DONTNEED,
+        // The pages belong to the memfd, not to our mapping of it.
+        MemoryBacking::Shared => libc::MADV_REMOVE,
+    };
+    for region in memory.iter() {
+        let len = usize::try_from(region.len()).map_err(io::Error::other)?;
+        // SAFETY: the range is the region's own mapping, which stays; all that is lost is its
+        // content, and that is guest memory, which may change at any time.
+        if unsafe { libc::madvise(region.as_ptr().cast(), len, advice) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Gives all threads of this process one malloc heap. glibc would map 64 MiB of address space for
 /// each vCPU thread, before its first entry; threads that hardly allocate gain nothing from that.
 pub fn share_heap() {

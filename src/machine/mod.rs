@@ -8,12 +8,13 @@
 //!
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
-//! - [`run`]: its life, from the first thread to the last;
+//! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a reset starts it again;
 //! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
 //! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`] and [`output`]),
 //!   [`control`] (with [`signals`]) and [`block_io`] are on it; [`io_thread`] has one of its own;
-//! - [`exit`]: why a machine has ended; [`crash`]: what can be said of a crash;
+//! - [`exit`]: why a machine has ended; [`reset`]: what a reset means; [`crash`]: what can be said
+//!   of a crash;
 //! - [`host`]: what this host can do.
 
 pub mod block_io;
@@ -32,7 +33,9 @@ pub mod memory;
 pub mod output;
 pub mod plan;
 pub mod report;
+pub mod reset;
 pub mod run;
+pub mod session;
 pub mod signals;
 pub mod vcpu;
 pub mod vcpus;

@@ -80,7 +80,7 @@ fn write_memory(out: &mut String, plan: &Plan) -> fmt::Result {
     }
     lines.push((
         layout::ACPI_TABLES,
-        layout::HIGH_RAM_START,
+        layout::RESET_VECTOR,
         "  ACPI tables".into(),
     ));
     lines.sort_by_key(|line| line.0);
@@ -121,7 +121,12 @@ fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
         &format!("irq {}", layout::POWER_BUTTON_GSI),
         "power off, reset, power button",
     )?;
-    port(layout::CF9_PORT, 1, "-", "PCI reset control")?;
+    port(
+        layout::PCI_PORT,
+        layout::PCI_PORTS,
+        "-",
+        "PCI configuration (no bus behind it), reset control",
+    )?;
     for (disk, letter) in plan.disks.iter().zip('a'..) {
         let end = disk
             .slot

@@ -1,4 +1,4 @@
-//! A machine's life: threads start, events come, threads end, the terminal is given back.
+//! A machine's life: threads start, events come, threads end.
 
 use std::cell::RefCell;
 use std::os::unix::thread::JoinHandleExt;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use super::block_io::{BlockIo, Company};
 use super::builder::{Machine, MachineDisk};
-use super::console::Console;
+use super::console::{Console, Line};
 use super::control::Control;
-use super::endpoints;
 use super::error::{StartError, host};
 use super::event_loop::EventLoop;
 use super::exit::Exit;
 use super::io_thread::IoThread;
-use super::signals::Signals;
+use super::plan::PlannedDisk;
+use super::session::Session;
 use super::vcpu;
 
 /// How long the last output may take to reach its reader once the machine has ended.
@@ -28,36 +28,45 @@ const LAST_IO: Duration = Duration::from_secs(10);
 /// A thread that has not reacted to a kick by now gets another.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
 
+/// What a machine that has ended leaves behind and may still be at work.
+#[derive(Default)]
+pub(super) struct Remains {
+    io_threads: Vec<IoThread>,
+    disks: Vec<MachineDisk>,
+}
+
 impl Machine {
-    /// Runs the machine to its end.
+    /// Runs the machine until its guest or the outside ends it: the reason, and whether a signal
+    /// had asked the guest for that. What may still be at work is put into `remains`.
     ///
     /// # Errors
-    /// When threads or the console cannot be had. Once the guest runs, every end is an [`Exit`].
-    pub fn run(self) -> Result<Exit, StartError> {
-        let signals = Signals::block().map_err(host("watch for signals"))?;
-        vcpu::install_kick_handler().map_err(host("install a signal handler"))?;
+    /// When threads or timers cannot be had. Once the guest runs, every end is an [`Exit`].
+    pub(super) fn run(
+        self,
+        session: &mut Session,
+        remains: &mut Remains,
+    ) -> Result<(Exit, bool), StartError> {
         let mut events = EventLoop::new()?;
-        let ends = endpoints::open(&self.console)?;
-        let raw = ends.raw.clone();
+        let raw = session.ends.raw.clone();
         let state = describe_state(&self);
+        let line = std::mem::replace(&mut session.ends.line, Line::none());
         let console = Rc::new(RefCell::new(Console::new(
             self.uart.clone(),
-            ends.input,
-            ends.output,
+            line,
             self.exit.clone(),
             state,
         )));
         let control = Control::new(
             self.exit.clone(),
-            signals,
+            session.signals.clone(),
             self.power_button,
-            self.time_limit,
+            session.time_left(),
             Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
         )
         .map_err(host("make a timer"))?;
-        events.add(Box::new(control));
+        let control = Rc::new(RefCell::new(control));
+        events.add(Box::new(control.clone()));
         events.add(Box::new(console.clone()));
-        let mut io_threads = Vec::new();
         let company = Arc::new(Company::default());
         for (disk, letter) in self.disks.iter().zip('a'..) {
             for (queue, number) in disk.block.queues().iter().zip(0..) {
@@ -68,38 +77,45 @@ impl Machine {
                 let queue = BlockIo::new(queue, company).map_err(host("watch a disk's queue"))?;
                 if disk.io_thread {
                     let name = format!("vd{letter}.{number}");
-                    io_threads.push(IoThread::start(name, queue)?);
+                    remains.io_threads.push(IoThread::start(name, queue)?);
                 } else {
                     events.add(Box::new(queue));
                 }
             }
         }
+        remains.disks = self.disks;
 
         let (threads, mut result) = self.vcpus.run(&self.shared);
         if result.is_err() {
             self.exit.post(Exit::Quit);
         }
-        while !self.exit.stopped() {
+        // At least once, or a guest that resets the machine at once, again and again, would keep
+        // keys and signals from being heard.
+        loop {
             if let Err(error) = events.run_once() {
                 result = Err(error);
                 self.exit.post(Exit::Quit);
             }
+            if self.exit.stopped() {
+                break;
+            }
         }
         stop(threads);
-        finish(io_threads, self.disks);
-        console.borrow_mut().drain(Instant::now() + LAST_WORDS);
-        // Ends raw mode, before anything is printed about the exit.
-        drop((console, events, ends.raw));
+        let mut console = console.borrow_mut();
+        console.drain(Instant::now() + LAST_WORDS);
+        session.ends.line = console.hang_up();
         result?;
-        Ok(self.exit.take().unwrap_or(Exit::Quit))
+        let asked_to_end = control.borrow().pressed();
+        Ok((self.exit.take().unwrap_or(Exit::Quit), asked_to_end))
     }
 }
 
-/// Ends what is in flight and closes the images. A disk of the host that does not answer does not
-/// hold up the end for ever.
-fn finish(io_threads: Vec<IoThread>, disks: Vec<MachineDisk>) {
-    if disks.is_empty() {
-        return;
+/// Ends what is in flight and closes the images `held`; true when that is done. A disk of the host
+/// that does not answer does not hold up the end for ever.
+pub(super) fn finish(remains: Remains, held: Vec<PlannedDisk>) -> bool {
+    let Remains { io_threads, disks } = remains;
+    if disks.is_empty() && held.is_empty() {
+        return true;
     }
     let (ended, wait) = mpsc::sync_channel(1);
     let work = move || {
@@ -107,16 +123,18 @@ fn finish(io_threads: Vec<IoThread>, disks: Vec<MachineDisk>) {
         for disk in &disks {
             disk.block.finish();
         }
-        drop(disks);
+        drop((disks, held));
         let _ = ended.send(());
     };
     let thread = std::thread::Builder::new()
         .name("finish".into())
         .spawn(work);
     // Without a thread nothing is waited for: what a flush has promised is in the files.
-    if thread.is_err() || wait.recv_timeout(LAST_IO).is_err() {
+    let done = thread.is_ok() && wait.recv_timeout(LAST_IO).is_ok();
+    if !done {
         log::error!("a disk does not answer: what the guest has not flushed may be lost");
     }
+    done
 }
 
 /// Kicks vCPU threads out of KVM_RUN until all have ended.

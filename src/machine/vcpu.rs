@@ -17,17 +17,12 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
 use super::bus::Bus;
 use super::crash::{Cause, Crash};
 use super::exit::{Exit, ExitBox};
-use crate::arch::x86_64::layout;
-
-/// What is in [`layout::RESET_FLAG`] until the guest writes there. Linux stores 0 (cold) or 0x1234
-/// (warm) right before it resets the machine, by whatever means: so a triple fault after
-/// that is a wish, and one before it is a crash.
-pub const RESET_FLAG_UNTOUCHED: u16 = 0xb047;
+use super::reset::ResetFlag;
 
 /// Counts of a vCPU's exits to user space.
 #[derive(Debug, Default)]
@@ -46,6 +41,8 @@ pub struct Shared {
     pub mmio: Bus,
     /// RAM.
     pub memory: Arc<GuestMemoryMmap>,
+    /// What a reset means.
+    pub reset: Arc<ResetFlag>,
     /// Where the end is announced.
     pub exit: Arc<ExitBox>,
 }
@@ -126,7 +123,7 @@ impl Vcpu {
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Next::Run,
             Ok(VcpuExit::Shutdown) => {
                 if self.reset_was_asked_for() {
-                    return Next::End(Exit::Reset("triple fault"));
+                    return Next::End(shared.reset.exit("triple fault"));
                 }
                 Cause::TripleFault
             }
@@ -136,7 +133,7 @@ impl Vcpu {
                 return Next::End(Exit::PoweredOff);
             }
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
-                return Next::End(Exit::Reset("KVM system event"));
+                return Next::End(shared.reset.exit("KVM system event"));
             }
             Ok(VcpuExit::SystemEvent(kind, _)) => Cause::SystemEvent(kind),
             Ok(other) => Cause::Unexpected(format!("{other:?}")),
@@ -175,17 +172,11 @@ impl Vcpu {
         }
     }
 
-    /// Whether a triple fault is the guest's way of asking for a reset: it has said so in the BIOS
-    /// data area, or has loaded an IDT without entries, which nobody does by accident.
+    /// Whether a triple fault is the guest's way of asking for a reset: it has said so, or has loaded an IDT without entries, which nobody does by accident.
     fn reset_was_asked_for(&self) -> bool {
-        let flag: Option<u16> = self
-            .shared
-            .memory
-            .read_obj(GuestAddress(layout::RESET_FLAG))
-            .ok();
         // On AMD, KVM has put the vCPU into its INIT state by now and the IDT's limit is 0xffff.
         let empty_idt = self.fd.get_sregs().is_ok_and(|sregs| sregs.idt.limit == 0);
-        empty_idt || flag.is_some_and(|flag| flag != RESET_FLAG_UNTOUCHED)
+        empty_idt || self.shared.reset.announced()
     }
 }
 

@@ -10,6 +10,7 @@
 //!   0x0009_fc00  ├────────────────────────────┤
 //!                │ reserved                   │
 //!   0x000e_0000  │ ACPI tables (RSDP first)   │
+//!   0x000f_fff0  │ reset vector               │
 //!   0x0010_0000  ├────────────────────────────┤
 //!                │ RAM: kernel ...            │
 //!                │             ... initrd     │
@@ -46,6 +47,8 @@ pub const COMMAND_LINE_MAX: usize = 2048;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The RSDP, where a guest that scans for it looks, and the tables behind it.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// The code at the reset vector and what may follow it: where a PC's firmware begins, F000:FFF0.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where RAM goes on after the ROM area.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 
@@ -86,10 +89,14 @@ pub const SLEEP_STATUS_PORT: u16 = POWER_PORT + 1;
 pub const RESET_PORT: u16 = POWER_PORT + 2;
 /// What the FADT tells the guest to write to [`RESET_PORT`].
 pub const RESET_VALUE: u8 = 1;
+/// What the code at [`RESET_VECTOR`] writes there.
+pub const RESET_VECTOR_VALUE: u8 = 2;
 /// The sleep type that `\_S5` names in the DSDT.
 pub const S5_SLEEP_TYPE: u8 = 5;
-/// PCI's reset control register.
-pub const CF9_PORT: u16 = 0xcf9;
+/// PCI's configuration ports; the reset control register is the second.
+pub const PCI_PORT: u16 = 0xcf8;
+/// Ports of PCI's configuration mechanism #1.
+pub const PCI_PORTS: u16 = 8;
 
 /// COM1's line.
 pub const COM1_GSI: u32 = 4;

@@ -6,6 +6,7 @@
 //! - [`cpuid`]: what the CPUs say of themselves;
 //! - [`registers`]: the state in which each boot protocol wants the first CPU;
 //! - [`interrupts`]: the local APIC's pins;
+//! - [`reset_vector`]: what is where a PC's firmware begins;
 //! - [`acpi`]: the tables by which a stock kernel finds CPUs and devices.
 
 pub mod acpi;
@@ -14,4 +15,5 @@ pub mod e820;
 pub mod interrupts;
 pub mod layout;
 pub mod registers;
+pub mod reset_vector;
 pub mod topology;
