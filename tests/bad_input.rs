@@ -193,7 +193,12 @@ fn bzimages_with_impossible_headers() {
         image[at..at + bytes.len()].copy_from_slice(bytes);
         image
     };
-    kernel_refused("old", &with(0x206, &[2, 2]), &["boot protocol 2.02"]);
+    kernel_refused(
+        "old",
+        &with(0x206, &[1, 2]),
+        &["boot protocol 2.01", "2.02 or newer"],
+    );
+    kernel_refused("real-mode", &with(0x214, &[0; 4]), &["BIOS", "iPXE"]);
     kernel_refused("zImage", &with(0x211, &[0]), &["zImage"]);
     kernel_refused("syssize-0", &with(0x1f4, &[0; 4]), &["length of 0"]);
     kernel_refused("syssize", &with(0x1f4, &[0xff; 4]), &["truncated"]);

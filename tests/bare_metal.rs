@@ -122,6 +122,14 @@ fn entry_bzimage() {
         let outcome = wish_of(image.str(), "entry", &[]);
         says(&outcome, &[mode, "zero page 0x53726448", RSDP, "do=entry"]);
     }
+    // Linux 2.4.0, 2.6.14, 2.6.20, 2.6.22, 2.6.26, 2.6.30, 2.6.31: only the newest of these could
+    // say how much memory they need, and none had a 64-bit entry.
+    for version in [0x0202, 0x0204, 0x0205, 0x0206, 0x0208, 0x0209, 0x020a] {
+        let image = TempFile::new("old-bzImage", &guest::bzimage_of(version, true));
+        let outcome = wish_of(image.str(), "entry", &["--memory", "64M"]);
+        let seen = [PROTECTED_MODE, "zero page 0x53726448", RSDP, "do=entry"];
+        says(&outcome, &seen);
+    }
 }
 
 fn initrd() {

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use super::bzimage::BzImage;
+use super::bzimage::{BzImage, Compression};
 use super::elf::ElfImage;
 use super::kconfig::{Kconfig, find};
 use super::kernel::{Format, Kernel, ProtocolChoice};
-use super::payload;
+use super::payload::{self, UnpackError};
+use super::setup;
 use crate::arch::x86_64::layout;
 
 const BANNER: &[u8] = b"Linux version ";
@@ -41,6 +42,8 @@ pub fn inspect(kernel: &Kernel) -> Report {
             describe_bzimage(&mut report, image);
             match payload::unpack(&kernel.source, image) {
                 Ok(vmlinux) => Some(vmlinux),
+                // Nothing is wrong with memtest86+, which is no kernel, nor with an old kernel.
+                Err(UnpackError::Absent) => None,
                 Err(error) => {
                     report.warnings.push(error.to_string());
                     None
@@ -58,7 +61,7 @@ pub fn inspect(kernel: &Kernel) -> Report {
     describe_needs(&mut report, kernel);
     let is_linux = match &kernel.format {
         Format::Elf(elf) => elf.is_linux || vmlinux.as_deref().and_then(banner).is_some(),
-        Format::BzImage(_) => true,
+        Format::BzImage(image) => image.compression != Compression::Absent,
     };
     if is_linux {
         let embedded = vmlinux.as_deref().and_then(Kconfig::embedded);
@@ -125,28 +128,33 @@ fn describe_elf(report: &mut Report, elf: &ElfImage) {
 }
 
 fn describe_bzimage(report: &mut Report, image: &BzImage) {
-    // Fields of a packed struct are copied before they are formatted.
-    let (protocol, pref) = (image.header.version, image.header.pref_address);
-    let (init_size, initrd_max) = (image.header.init_size, image.header.initrd_addr_max);
-    let cmdline = image.header.cmdline_size;
-    report.fact(
-        "format",
-        format!(
-            "bzImage, boot protocol {}.{}",
-            protocol >> 8,
-            protocol & 0xff
-        ),
-    );
-    report.fact("compression", image.compression.name().into());
+    let setup = &image.setup;
+    let protocol = setup::version_name(setup.header.version);
+    report.fact("format", format!("bzImage, boot protocol {protocol}"));
+    if image.compression != Compression::Absent {
+        report.fact("compression", image.compression.name().into());
+    }
     report.fact(
         "version",
         image.version.clone().unwrap_or_else(|| "unknown".into()),
     );
     let width = if image.has_64_bit_entry() { 64 } else { 32 };
     report.fact("entry", format!("{width}-bit"));
-    report.fact("loads at", format!("{pref:#x}, {} MiB", init_size >> 20));
-    report.fact("initrd below", format!("{initrd_max:#x}"));
-    report.fact("command line", format!("at most {cmdline} bytes"));
+    report.fact(
+        "loads at",
+        match setup.pref_address {
+            // A field of a packed struct is copied before it is formatted.
+            Some(address) => {
+                format!("{address:#x}, {} KiB", { setup.header.init_size } >> 10)
+            }
+            None => format!("{:#x}", layout::HIGH_RAM_START),
+        },
+    );
+    report.fact("initrd below", format!("{:#x}", setup.initrd_max));
+    report.fact(
+        "command line",
+        format!("at most {} bytes", setup.cmdline_max),
+    );
 }
 
 fn describe_needs(report: &mut Report, kernel: &Kernel) {
@@ -201,11 +209,6 @@ fn judge(config: &Kconfig) -> Vec<String> {
     } else if !has("PCI") {
         warn("CONFIG_PCI is not set: ACPI fails on hardware-reduced tables, so no disks are found");
     }
-    if !has("PVPANIC") || config.get("PVPANIC_MMIO").is_some_and(|value| value != "y") {
-        warn(
-            "CONFIG_PVPANIC and CONFIG_PVPANIC_MMIO are not both built in: a panic ends the machine like a reboot",
-        );
-    }
     if !has("BLK_DEV_INITRD") {
         warn("CONFIG_BLK_DEV_INITRD is not set: an initrd is ignored");
     }
@@ -227,7 +230,7 @@ mod tests {
             "CONFIG_64BIT=y\nCONFIG_VIRTIO_MMIO=m\nCONFIG_VIRTIO_BLK=y\nCONFIG_ACPI=y\nCONFIG_PCI=y\nCONFIG_BLK_DEV_INITRD=y\nCONFIG_KVM_GUEST=y\nCONFIG_PVPANIC=y\n",
         );
         let warnings = judge(&config);
-        assert_eq!(warnings.len(), 2);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("SERIAL_8250_CONSOLE"));
         assert!(warnings[1].contains("VIRTIO_MMIO is a module"));
     }

@@ -7,6 +7,7 @@ use linux_loader::loader::bootparam::setup_header;
 use super::bzimage::BzImage;
 use super::elf::ElfImage;
 use super::error::KernelError;
+use super::setup;
 use super::source::Source;
 use crate::arch::x86_64::registers::Mode;
 
@@ -120,7 +121,7 @@ impl Kernel {
         let start = source.read_up_to(0, 0x400);
         let format = if start.starts_with(b"\x7fELF") {
             Format::Elf(ElfImage::parse(&source)?)
-        } else if BzImage::recognize(&start) {
+        } else if setup::recognize(&start) {
             Format::BzImage(BzImage::parse(&source)?)
         } else {
             let (what, help) = looks_like(&start);

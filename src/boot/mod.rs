@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod linux;
 pub mod payload;
 pub mod pvh;
+pub mod setup;
 pub mod source;
 pub mod unpacked;
 

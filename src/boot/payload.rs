@@ -18,6 +18,9 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// Why a payload cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
+    /// The header names none.
+    #[error("the setup header names no compressed kernel")]
+    Absent,
     /// There is no decoder here.
     #[error("{0} compression is not known here")]
     Format(&'static str),
@@ -34,12 +37,15 @@ pub enum UnpackError {
 /// # Errors
 /// See [`UnpackError`].
 pub fn unpack(source: &Source, image: &BzImage) -> Result<Vec<u8>, UnpackError> {
-    if image.payload_len > MAX_UNPACKED {
+    let Some((offset, len)) = image.setup.payload else {
+        return Err(UnpackError::Absent);
+    };
+    if len > MAX_UNPACKED {
         return Err(UnpackError::TooLarge);
     }
-    let len = image.payload_len as usize; // at most 512 MiB
+    let len = len as usize; // at most 512 MiB
     let packed = source
-        .read(image.payload_offset, len)
+        .read(offset, len)
         .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     unpack_bytes(&packed, image.compression)
 }

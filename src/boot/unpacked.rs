@@ -39,7 +39,7 @@ impl Kernel {
         if let Some(source) = cache.and_then(|cache| cache.find(&self.source)) {
             if let Ok(elf) = ElfImage::parse(&source) {
                 log::info!("{}: unpacked before", self.source.path().display());
-                return inner(source, elf, image.header);
+                return inner(source, elf, image.setup.header);
             }
             log::warn!("{}: damaged, unpacking again", source.path().display());
         }
@@ -61,7 +61,7 @@ impl Kernel {
             Some(Ok(None)) | None => in_memory(&self.source, &vmlinux),
         };
         match source.map(|source| ElfImage::parse(&source).map(|elf| (source, elf))) {
-            Ok(Ok((source, elf))) => inner(source, elf, image.header),
+            Ok(Ok((source, elf))) => inner(source, elf, image.setup.header),
             // A 32-bit kernel, or no ELF file at all: the guest knows what to do with it.
             Ok(Err(error)) => {
                 log::info!("the guest unpacks its kernel itself: {error}");

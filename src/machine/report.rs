@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use super::plan::Plan;
 use crate::arch::x86_64::{e820, layout};
+use crate::boot::bzimage::Compression;
 use crate::boot::kernel::Format;
 use crate::config::{Console, MemoryBacking};
 
@@ -27,6 +28,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     let format = match &plan.kernel.format {
         Format::Elf(elf) if elf.header.is_some() => "bzImage, unpacked by the host".to_owned(),
         Format::Elf(_) => "ELF".to_owned(),
+        Format::BzImage(image) if image.compression == Compression::Absent => "bzImage".to_owned(),
         Format::BzImage(image) => format!("bzImage ({})", image.compression.name()),
     };
     writeln!(
