@@ -23,7 +23,7 @@ use libtest_mimic::Arguments;
 fn main() {
     let args = Arguments::from_args();
     let missing = common::kvm().err();
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("keys_reach_the_guest_one_by_one", keys),
         ("ctrl_a_x_ends_the_machine", quit),
         (
@@ -31,6 +31,7 @@ fn main() {
             help_and_state,
         ),
         ("ctrl_a_x_works_with_a_guest_that_does_not_read", deaf),
+        ("a_long_paste_arrives_whole", paste),
         ("ctrl_c_goes_to_the_guest", ctrl_c),
         ("the_terminal_comes_back_after_signals", signals),
         (
@@ -107,7 +108,20 @@ fn deaf() {
     for _ in 0..40 {
         session.send(&[b'x'; 1000]);
     }
+    session.expect("the guest takes no input");
     session.send(b"\x01x");
+    session.finish().is(0);
+}
+
+/// More than any buffer on the way holds, typed by a program that does not wait.
+fn paste() {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    let lines: String = (0..4000).map(|line| format!("{line:06} ")).collect();
+    session.paste(format!("{lines}end").as_bytes());
+    session.expect("end");
+    assert!(session.seen().contains(&lines), "{:?}", session.seen());
+    session.send(b"q");
     session.finish().is(0);
 }
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A pipe is read only when the guest has taken what came before, so a flood waits in the pipe. A
-//! terminal is always read, or Ctrl-a x would not work with a guest that does not read; what the
-//! guest has no room for is kept up to a bound and then lost, as on a real serial line.
+//! terminal is read ahead up to a bound, so that Ctrl-a x works while the guest is busy; what is
+//! pasted beyond it waits in the terminal for as long as the guest goes on reading (see `stall`).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,6 +20,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::exit::{Exit, ExitBox};
 use super::output::{Output, Wrote};
+use super::stall::Stall;
 use crate::devices::serial::Uart;
 use crate::error::say;
 use crate::terminal::keys::{Action, HELP, Keys};
@@ -34,6 +35,7 @@ const WAKE: u32 = 0;
 const INPUT: u32 = 1;
 const OUTPUT: u32 = 2;
 const TIMER: u32 = 3;
+const STALL: u32 = 4;
 
 /// Both ends of a console, and what is under way between them: what stays when a machine ends and
 /// starts again.
@@ -58,28 +60,65 @@ impl Line {
             output,
         }
     }
+
+    /// Bytes that may still be typed ahead.
+    fn room(&self) -> usize {
+        MAX_PENDING.saturating_sub(self.pending.len())
+    }
+
+    fn terminal(&mut self) -> Option<&mut Terminal> {
+        self.input.as_mut()?.terminal.as_mut()
+    }
 }
 
 /// Where input comes from.
 pub struct Input {
     file: File,
-    /// Escape keys, for a terminal.
-    keys: Option<Keys>,
+    /// Where it is a terminal.
+    terminal: Option<Terminal>,
     /// epoll watches it now.
     watched: bool,
     /// epoll cannot watch it, as it is a plain file: always readable.
     plain_file: bool,
 }
 
+/// What a terminal has and a pipe has not.
+struct Terminal {
+    keys: Keys,
+    stall: Stall,
+}
+
 impl Input {
     /// Reads from `file`, with escape keys if `terminal`.
-    pub fn new(file: File, terminal: bool) -> Self {
-        Input {
+    ///
+    /// # Errors
+    /// When the host gives no timer.
+    pub fn new(file: File, terminal: bool) -> io::Result<Self> {
+        let terminal = match terminal {
+            true => Some(Terminal {
+                keys: Keys::default(),
+                stall: Stall::new()?,
+            }),
+            false => None,
+        };
+        Ok(Input {
             file,
-            keys: terminal.then(Keys::default),
+            terminal,
             watched: false,
             plain_file: false,
+        })
+    }
+
+    /// Whether more is to be read, with `room` bytes left for it.
+    fn wants(&mut self, room: usize, pending: bool) -> bool {
+        let Some(terminal) = &mut self.terminal else {
+            return !pending;
+        };
+        if room == 0 {
+            terminal.stall.full();
         }
+        // Once full, it waits for room for a whole chunk.
+        terminal.stall.is_losing() || room >= CHUNK || self.watched && room > 0
     }
 }
 
@@ -181,10 +220,11 @@ impl Console {
     fn pump_input(&mut self, ops: &mut EventOps) {
         loop {
             self.feed();
+            let room = self.line.room();
             let Some(input) = &mut self.line.input else {
                 return;
             };
-            let wanted = input.keys.is_some() || self.line.pending.is_empty();
+            let wanted = input.wants(room, !self.line.pending.is_empty());
             if input.plain_file && wanted {
                 if !self.read_input() {
                     self.line.input = None;
@@ -214,22 +254,41 @@ impl Console {
 
     /// Hands pending bytes to the UART.
     fn feed(&mut self) {
+        let before = self.line.pending.len();
         while !self.line.pending.is_empty() {
             let taken = self.uart.receive(self.line.pending.as_slices().0);
             if taken == 0 {
-                return;
+                break;
             }
             self.line.pending.drain(..taken);
+        }
+        let room = self.line.room();
+        if self.line.pending.len() < before
+            && let Some(terminal) = self.line.terminal()
+            && let Some(lost) = terminal.stall.taken(room >= CHUNK)
+            && lost > 0
+        {
+            say(&format!(
+                "\nconsole: {lost} bytes of input were lost while the guest took none"
+            ));
         }
     }
 
     /// Reads once; false at the end of input, which is no error.
     fn read_input(&mut self) -> bool {
+        let room = self.line.room();
         let Some(input) = &mut self.line.input else {
             return false;
         };
+        let limit = match &input.terminal {
+            Some(terminal) if !terminal.stall.is_losing() => room.min(CHUNK),
+            Some(_) | None => CHUNK,
+        };
+        if limit == 0 {
+            return true;
+        }
         let mut chunk = [0; CHUNK];
-        let bytes = match input.file.read(&mut chunk) {
+        let bytes = match input.file.read(chunk.get_mut(..limit).unwrap_or_default()) {
             Ok(0) => return false,
             Ok(count) => chunk.get(..count).unwrap_or_default(),
             Err(error) => {
@@ -239,21 +298,33 @@ impl Console {
                 );
             }
         };
-        let Some(mut keys) = input.keys.take() else {
+        let Some(mut terminal) = input.terminal.take() else {
             self.line.pending.extend(bytes);
             return true;
         };
         for byte in bytes {
-            match keys.filter(*byte) {
-                Ok(byte) if self.line.pending.len() < MAX_PENDING => self.line.pending.extend(byte),
-                Ok(_) => {}
+            match terminal.keys.filter(*byte) {
+                Ok(byte) if self.line.room() > 0 => self.line.pending.extend(byte),
+                Ok(Some(_)) => terminal.stall.lose(),
+                Ok(None) => {}
                 Err(action) => self.act(action),
             }
         }
         if let Some(input) = &mut self.line.input {
-            input.keys = Some(keys);
+            input.terminal = Some(terminal);
         }
         true
+    }
+
+    /// The guest has taken nothing for a while although the line is full.
+    fn stalled(&mut self) {
+        if let Some(terminal) = self.line.terminal()
+            && terminal.stall.timer_expired()
+        {
+            say(
+                "\nconsole: the guest takes no input; more of it is lost until it does (Ctrl-a x ends the machine)",
+            );
+        }
     }
 
     fn act(&self, action: Action) {
@@ -285,15 +356,21 @@ impl MutEventSubscriber for Console {
                 self.uart.timer_expired();
                 self.pump_output(ops);
             }
+            STALL => {
+                self.stalled();
+                self.pump_input(ops);
+            }
             _ => self.pump_output(ops),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        for (fd, data) in [
+        let stall = self.line.terminal().map(|terminal| terminal.stall.timer());
+        let fds = [
             (self.uart.wake_fd().as_raw_fd(), WAKE),
             (self.uart.timer_fd(), TIMER),
-        ] {
+        ];
+        for (fd, data) in fds.into_iter().chain(stall.map(|fd| (fd, STALL))) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
                 log::error!("cannot watch the serial port: {error}");
             }

@@ -53,11 +53,12 @@ fn stdio() -> Result<Endpoints, StartError> {
     // A terminal that is not ours to read (a job in the background) is left alone.
     let readable = !terminal || raw.is_some();
     let input = readable.then(stdin).flatten();
+    let input = input
+        .map(|file| Input::new(file, terminal))
+        .transpose()
+        .map_err(host("make a timer"))?;
     Ok(Endpoints {
-        line: Line::new(
-            input.map(|file| Input::new(file, terminal)),
-            Output::stdout(),
-        ),
+        line: Line::new(input, Output::stdout()),
         raw,
         pty_slave: None,
     })
@@ -129,7 +130,7 @@ fn pty() -> io::Result<Endpoints> {
     say(&format!("console: {path}"));
     Ok(Endpoints {
         line: Line::new(
-            Some(Input::new(master.try_clone()?, false)),
+            Some(Input::new(master.try_clone()?, false)?),
             Output::lossy(master),
         ),
         raw: None,

@@ -11,7 +11,8 @@
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a reset starts it again;
 //! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
-//! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`] and [`output`]),
+//! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`], [`output`] and
+//!   [`stall`]),
 //!   [`control`] (with [`signals`]) and [`block_io`] are on it; [`io_thread`] has one of its own;
 //! - [`exit`]: why a machine has ended; [`reset`]: what a reset means; [`crash`]: what can be said
 //!   of a crash;
@@ -37,6 +38,7 @@ pub mod reset;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod stall;
 pub mod vcpu;
 pub mod vcpus;
 

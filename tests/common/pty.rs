@@ -87,6 +87,18 @@ impl Session {
         self.master.write_all(keys).unwrap();
     }
 
+    /// Types in the background: a paste may have to wait for what it causes to be read.
+    pub fn paste(&self, keys: &[u8]) {
+        let mut master = self.master.try_clone().unwrap();
+        let keys = keys.to_vec();
+        std::thread::spawn(move || master.write_all(&keys));
+    }
+
+    /// What the screen has shown.
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+
     /// Waits until the screen shows `text`.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
