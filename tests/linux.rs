@@ -1,8 +1,7 @@
 //! Linux in the machine: real kernels, on this host's KVM or in the lab.
 //!
-//! A host whose /dev/kvm is VMX or SVM runs the tests itself. Elsewhere this very program is run
-//! again inside the lab (resources/lab/lab), an emulated machine with a real /dev/kvm. Where
-//! neither can be, all are reported as ignored, with the reason.
+//! They run on this host's KVM or in the lab (tests/common/lab.rs). How machines end is tested in
+//! tests/endings.rs.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,36 +14,28 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bantam::machine::host::{Backend, backend};
+use common::linux::{
+    LIMIT, contains, copy_of, exec, missing, path, run_vm, scratch, script, succeeded,
+};
 use common::pty::Session;
-use common::{Outcome, bantam, root, run, run_with, target};
-use libtest_mimic::Arguments;
-
-/// For one boot, also of 32 vCPUs, on an emulated processor that others use as well.
-const LIMIT: &str = "150s";
-const LAB_ATTEMPTS: u32 = 3;
+use common::{bantam, lab, run, run_with};
+use libtest_mimic::Trial;
 
 fn main() {
-    let mut args = Arguments::from_args();
-    let here = std::env::var_os("BANTAM_LAB").is_some()
-        || (matches!(backend(), Backend::Vmx | Backend::Svm) && common::kvm().is_ok());
-    let missing = missing_guests();
-    if !here && missing.is_none() && !args.list {
-        run_in_lab();
-    }
-    // More machines than processors at a time only wait for each other.
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-    args.test_threads.get_or_insert(cpus.div_ceil(2));
-    let ignored = if here {
-        missing
-    } else {
-        missing.or(Some("the lab".into()))
-    };
-    let ignored = ignored.as_deref();
+    let needed = [
+        "vmlinux",
+        "bzImage.xz",
+        "initramfs.cpio.gz",
+        "root.ext4",
+        "stock/vmlinuz",
+    ];
+    lab::main(missing(&needed), trials)
+}
+
+fn trials(ignored: Option<&str>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for image in [
         "vmlinux",
@@ -71,7 +62,7 @@ fn main() {
         let name = format!("{image}_unpacks_itself");
         trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 15] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -86,8 +77,6 @@ fn main() {
         ("discarded_space_comes_back", trim),
         ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
-        ("reboot_by_every_way_is_a_success", reboots),
-        ("a_panic_is_a_crash", panic),
         ("sigterm_powers_the_guest_off", sigterm),
         ("a_shell_is_typed_at_through_a_terminal", shell),
         ("a_pipe_feeds_the_shell", piped_shell),
@@ -96,167 +85,7 @@ fn main() {
     for (name, test) in tests {
         trials.push(common::trial(name, ignored, test));
     }
-    let trials = trials
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| part().is_none_or(|part| index % 2 == part))
-        .map(|(_, trial)| trial)
-        .collect();
-    libtest_mimic::run(&args, trials).exit();
-}
-
-/// What `resources/guest/build.sh` has not made.
-fn missing_guests() -> Option<String> {
-    [
-        "vmlinux",
-        "bzImage.xz",
-        "initramfs.cpio.gz",
-        "root.ext4",
-        "stock/vmlinuz",
-    ]
-    .iter()
-    .find(|name| !guest_path(name).exists())
-    .map(|name| format!("{name} is missing: make guests"))
-}
-
-/// Runs this program again in two labs side by side, each with every other test. One lab with two
-/// processors would do as well, but emulated processors that virtualize at the same time are not
-/// reliable (docs/lab.md).
-///
-/// A lab that stops (its emulated processor loses a timer interrupt now and then, and sleeps for
-/// ever) has given no verdict, and is asked again. A test that fails is not.
-fn run_in_lab() -> ! {
-    println!(
-        "this host's /dev/kvm is {:?}: running in the lab",
-        backend()
-    );
-    let second = std::thread::spawn(|| lab(1, Stdio::piped));
-    let (first, _, _) = lab(0, Stdio::inherit);
-    let (second, out, err) = second.join().unwrap();
-    print!("{}", String::from_utf8_lossy(&out));
-    eprint!("{}", String::from_utf8_lossy(&err));
-    std::process::exit(first.max(second));
-}
-
-/// Runs one half of the tests; exit code and, where they are piped, output and errors.
-fn lab(part: usize, output: fn() -> Stdio) -> (i32, Vec<u8>, Vec<u8>) {
-    // A half takes about two minutes on an idle machine.
-    let limits = ["--cpus", "1", "--memory", "8192", "--time-limit", "600"];
-    let mut attempt = 1;
-    loop {
-        let out = Command::new(root().join("resources/lab/lab"))
-            .args(limits)
-            .arg("--")
-            .arg(std::env::current_exe().unwrap())
-            .args(std::env::args_os().skip(1))
-            .env("BANTAM_LAB_PART", part.to_string())
-            .stdin(Stdio::null())
-            .stdout(output())
-            .stderr(output())
-            .spawn()
-            .and_then(std::process::Child::wait_with_output)
-            .unwrap();
-        let code = out.status.code().unwrap_or(101);
-        // resources/lab/lab: 124 is its time limit, 125 an end without an exit status.
-        if !matches!(code, 124 | 125) || attempt == LAB_ATTEMPTS {
-            return (code, out.stdout, out.stderr);
-        }
-        println!("the lab stopped (exit status {code}): once more");
-        attempt += 1;
-    }
-}
-
-/// Which tests this process runs: all, or in the lab every other.
-fn part() -> Option<usize> {
-    std::env::var("BANTAM_LAB_PART").ok()?.parse().ok()
-}
-
-fn guest_path(name: &str) -> PathBuf {
-    target().join("guest").join(name)
-}
-
-fn path(name: &str) -> String {
-    guest_path(name).to_str().unwrap().to_owned()
-}
-
-/// A scratch folder in memory: in the lab, /tmp is another machine's.
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
-}
-
-fn copy_of(name: &str, folder: &tempfile::TempDir) -> String {
-    let to = folder.path().join(name.replace('/', "-"));
-    let copied = Command::new("cp")
-        .arg("--sparse=always")
-        .arg(guest_path(name))
-        .arg(&to)
-        .status();
-    assert!(copied.unwrap().success());
-    to.to_str().unwrap().to_owned()
-}
-
-/// `guest.exec=` for a script, which the guest's init runs and then powers off.
-fn exec(script: &str) -> String {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::from("guest.exec=");
-    for chunk in script.as_bytes().chunks(3) {
-        let mut bits = 0u32;
-        for i in 0..3 {
-            bits = bits << 8 | u32::from(*chunk.get(i).unwrap_or(&0));
-        }
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
-            text.push(if i <= chunk.len() { digit as char } else { '=' });
-        }
-    }
-    text
-}
-
-fn run_vm(args: &[&str], append: &str) -> Outcome {
-    let once = || {
-        let mut command = Command::new(bantam());
-        command
-            .arg("run")
-            .args(args)
-            .args(["--append", append, "--time-limit", LIMIT, "-v"])
-            .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
-        run_with(command, b"", Duration::from_secs(200))
-    };
-    let outcome = once();
-    if outcome.code() != 6 {
-        return outcome;
-    }
-    // A guest that stands still says nothing of the VMM where its processor is emulated: those
-    // stop now and then with several vCPUs (docs/lab.md). One that does it twice does.
-    eprintln!("a guest stood still and is started again: {args:?}");
-    once()
-}
-
-/// Runs a script in the test kernel with its initramfs; it must succeed.
-#[track_caller]
-fn script(text: &str, args: &[&str]) -> String {
-    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
-    let args = [&[kernel.as_str(), "--initrd", &initrd], args].concat();
-    succeeded(&run_vm(&args, &exec(text)))
-}
-
-#[track_caller]
-fn succeeded(outcome: &Outcome) -> String {
-    assert_eq!(outcome.code(), 0, "{outcome:?}");
-    assert!(outcome.stdout.contains("guest-exit=0"), "{outcome:?}");
-    assert!(
-        outcome.stderr.contains("the guest powered off"),
-        "{outcome:?}"
-    );
-    assert!(!outcome.stdout.contains("Call Trace"), "{}", outcome.stdout);
-    outcome.stdout.replace('\r', "")
-}
-
-#[track_caller]
-fn contains(text: &str, words: &[&str]) {
-    for word in words {
-        assert!(text.contains(word), "no '{word}' in {text}");
-    }
+    trials
 }
 
 fn boots(image: &str, cpus: u32, disk: bool) {
@@ -510,30 +339,6 @@ for i in 1 2 3; do echo virtio0 >unbind; ls /dev/vda 2>&1; echo virtio0 >bind; e
     assert_eq!(sums.len(), 4, "{out}");
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
     assert_eq!(out.matches("No such file").count(), 3, "{out}");
-}
-
-fn reboots() {
-    for (option, how) in [
-        ("", "ACPI reset register"),
-        ("reboot=k", "keyboard controller"),
-        ("reboot=t", "triple fault"),
-        ("reboot=p", "port 0xcf9"),
-    ] {
-        let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
-        let append = format!("quiet {option} {}", exec("busybox reboot -f; sleep 60"));
-        let outcome = run_vm(&[&kernel, "--initrd", &initrd], &append);
-        assert_eq!(outcome.code(), 0, "{option}: {outcome:?}");
-        contains(&outcome.stderr, &[how]);
-    }
-}
-
-fn panic() {
-    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
-    let append = exec("echo c >/proc/sysrq-trigger");
-    let outcome = run_vm(&[&kernel, "--initrd", &initrd], &append);
-    assert_eq!(outcome.code(), 4, "{outcome:?}");
-    contains(&outcome.stdout, &["Kernel panic - not syncing"]);
-    contains(&outcome.stderr, &["error: the guest's kernel panicked"]);
 }
 
 fn sigterm() {

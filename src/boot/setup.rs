@@ -151,6 +151,8 @@ impl Setup {
                 Some(OLD_PHYSICAL_START + kernel_len.saturating_mul(OLD_GROWTH).max(OLD_MIN_SIZE))
             }
         };
+        // Fields of a packed struct are copied before use.
+        let (initrd_addr_max, cmdline_size) = (header.initrd_addr_max, header.cmdline_size);
         Ok(Setup {
             header,
             kernel_offset,
@@ -159,15 +161,15 @@ impl Setup {
             relocatable: since(0x0205) && header.relocatable_kernel != 0,
             pref_address,
             end,
-            initrd_max: match { header.initrd_addr_max } {
-                0 => 0x37ff_ffff,
-                _ if !since(0x0203) => 0x37ff_ffff,
-                limit => u64::from(limit),
+            initrd_max: if since(0x0203) && initrd_addr_max != 0 {
+                u64::from(initrd_addr_max)
+            } else {
+                0x37ff_ffff
             },
-            cmdline_max: match { header.cmdline_size } {
-                0 => 255,
-                _ if !since(0x0206) => 255,
-                limit => limit as usize,
+            cmdline_max: if since(0x0206) && cmdline_size != 0 {
+                cmdline_size as usize
+            } else {
+                255
             },
             xloadflags: if since(0x020c) { header.xloadflags } else { 0 },
         })

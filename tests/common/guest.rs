@@ -81,8 +81,8 @@ pub fn bzimage_of(version: u16, entry_64: bool) -> Vec<u8> {
     let mut kernel = flat();
     kernel.resize(kernel.len().next_multiple_of(16), 0);
     let header_end = match version {
-        ..=0x0202 => 0x22c,
-        ..=0x0204 => 0x230,
+        ..0x0203 => 0x22c,
+        0x0203 | 0x0204 => 0x230,
         0x0205 => 0x238,
         0x0206 => 0x23c,
         0x0207 => 0x248,

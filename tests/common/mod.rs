@@ -3,6 +3,8 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod guest;
+pub mod lab;
+pub mod linux;
 pub mod pty;
 
 use std::io::{Read, Write};

@@ -94,6 +94,11 @@ impl Session {
         std::thread::spawn(move || master.write_all(&keys));
     }
 
+    /// Wipes what has been seen, so that the next `expect` is for something new.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
     /// What the screen has shown.
     pub fn seen(&self) -> &str {
         &self.seen

@@ -227,9 +227,14 @@ extern "C" fn main() -> ! {
         b"kbd-reset" => outb(0x64, 0xfe),
         b"cf9-reset" => outb(0xcf9, 0x06),
         b"flag-reset" => {
-            write_word(0x472, 0x1234);
+            write_word(0x472, 0);
             triple_fault(7);
         }
+        b"warm-reset" => {
+            write_word(0x472, 0x1234);
+            outb(0x602, 1);
+        }
+        b"lives" => lives(),
         b"idt-reset" => triple_fault(0),
         b"triple-fault" => triple_fault(7),
         b"panic" => outb(0x505, 1),
@@ -298,6 +303,24 @@ fn entry(line: &[u8]) {
     print_str("\n");
 }
 
+/// Shows a word of memory, changes it, and resets the machine when it receives 'r'; ends at 'q'.
+fn lives() {
+    const SOMEWHERE: u64 = 0x80_0000;
+    print_str("memory ");
+    print_hex(u64::from(io::read_u32(SOMEWHERE)));
+    write_word(SOMEWHERE, 0x5a5a);
+    print_str(".\n");
+    loop {
+        if inb(0x3fd) & 1 != 0 {
+            match inb(0x3f8) {
+                b'r' => outb(0x602, 1),
+                b'q' => return,
+                byte => io::put(byte),
+            }
+        }
+    }
+}
+
 /// Sends back what is received, until 'q'.
 fn echo() {
     print_str("echo\n");
@@ -342,7 +365,8 @@ fn check(name: &str, good: bool) {
 fn ports() {
     check("an absent port reads all ones", inb(0x300) == 0xff);
     check("16 bits wide as well", inw(0x300) == 0xffff);
-    check("32 bits wide as well", inl(0xcf8) == 0xffff_ffff);
+    check("32 bits wide as well", inl(0x300) == 0xffff_ffff);
+    check("there is no device on PCI", inl(0xcfc) == 0xffff_ffff);
     check("an absent page reads all ones", io::read_u64(0xc000_0000) == u64::MAX);
     check("of one byte too", io::read_u8(0xc000_1001) == 0xff);
     io::write_u32(0xc000_0000, 5);
