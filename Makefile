@@ -51,8 +51,9 @@ bench-tools: build guests
 parts: setup ## micro-benchmarks of the parts on the hot path
 	cargo bench --bench parts
 
-guests: ## build or refresh the guests' kernel, initramfs and root disk
+guests: ## build or refresh the guests' kernels, initramfs and root disk
 	resources/guest/build.sh all
+	resources/guest/kernels.sh
 
 setup: ## install what is missing (apt, with sudo if needed)
 	@resources/setup

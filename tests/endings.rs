@@ -39,8 +39,8 @@ fn main() {
 
 fn trials(ignored: Option<&str>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    let ways: [(&str, fn(&str)); 3] = [
-        ("powers_off", powers_off),
+    let ways = [
+        ("powers_off", powers_off as fn(&str)),
         ("reboots", reboots),
         ("panics", panics),
     ];

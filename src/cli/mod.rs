@@ -21,7 +21,7 @@ Exit codes:
   1  bantam check: this host cannot run guests
   2  the command line or the configuration file is wrong
   3  the machine could not be started
-  4  the guest crashed (panic reported by pvpanic, triple fault, KVM internal error)
+  4  the guest crashed (kernel panic, triple fault, KVM internal error)
   5  a signal ended the machine before the guest powered off
   6  the time limit ended the machine
 
