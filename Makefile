@@ -10,6 +10,12 @@ SETUP := @resources/setup
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
+# BIN=FILE, for run and install: that program, and nothing is built. Of the command line alone: an environment may have
+# a BIN of its own.
+export BIN =
+export PREFIX = /usr/local
+export DESTDIR =
+
 run: ## boot a stock Debian kernel with a root disk, to a shell (without a terminal: a short tour)
 	@resources/run
 
@@ -20,18 +26,13 @@ build: ## build the release binary; installs nothing, but says what is missing
 	$(SETUP) --check build
 	cargo rustc --release --bin bantam -- $(STATIC)
 
-# BIN=FILE installs that one and builds nothing. Nor does root on somebody else's behalf, whose folder this is.
+# Root builds nothing on somebody else's behalf, whose folder this is.
 install: ## install program, manual pages and completions (PREFIX=/usr/local DESTDIR= BIN=)
 	@resources/install --check
 	$(if $(or $(BIN),$(SUDO_USER)),,@$(MAKE) --no-print-directory build)
 	@resources/install
 uninstall: ## remove what 'make install' has installed (PREFIX= and DESTDIR= as then)
 	@resources/install --remove
-
-# Of the command line alone: an environment may have a BIN of its own.
-export PREFIX = /usr/local
-export DESTDIR =
-export BIN =
 
 test: guests ## every test, on this host's KVM or in the lab
 	$(SETUP) build test
