@@ -65,10 +65,7 @@ impl Session {
         };
         let before = termios(&slave);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
-        command
-            .stdin(stdio())
-            .stdout(stdio())
-            .stderr(stdio());
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         // SAFETY: both calls are async-signal-safe and make the terminal the child's own.
         unsafe {
             command.pre_exec(|| {
