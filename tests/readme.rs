@@ -122,7 +122,14 @@ fn blocks(text: &str) -> Vec<Block> {
         } else if let Some(first) = line.strip_prefix("    ") {
             let mut commands = vec![first.to_owned()];
             while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("    ")) {
-                commands.push(line.trim_start().to_owned());
+                // A command may go on in the next line.
+                match commands.last_mut() {
+                    Some(last) if last.ends_with('\\') => {
+                        last.pop();
+                        last.push_str(line.trim_start());
+                    }
+                    _ => commands.push(line.trim_start().to_owned()),
+                }
             }
             Content::Shell(commands)
         } else {

@@ -330,13 +330,13 @@ build_rootdisk() {
 build_stock() {
     local key new=$build/stock
     need guest
-    key=$(userland_key build_stock fetch_package package_behind unpack_package stock_modules)
+    key=$(userland_key build_stock fetch_kernel depends unpack_kernel_packages stock_modules)
     made stock "$key" stock/vmlinuz stock/config stock/initramfs.cpio.gz && return
     rm -rf "$new"
     mkdir -p "$new"/{package,out,initramfs}
-    [ -d "$out/stock" ] || rm -f "$build"/linux-image-*.deb
-    compgen -G "$build/linux-image-*.deb" >/dev/null || fetch_package linux-image-cloud-amd64 "$build"
-    unpack_package "$build"/linux-image-*.deb "$new/package"
+    [ -d "$out/stock" ] || rm -rf "$build/stock-packages"
+    [ -d "$build/stock-packages" ] || fetch_kernel linux-image-cloud-amd64 "$build/stock-packages"
+    unpack_kernel_packages "$build/stock-packages" "$new/package"
     cp "$new"/package/boot/vmlinuz-* "$new/out/vmlinuz"
     cp "$new"/package/boot/config-* "$new/out/config"
     userland "$new/initramfs"
@@ -347,39 +347,53 @@ build_stock() {
     mv "$new/out" "$out/stock"
     rm -rf "$new"
     done_with stock "$key"
-    say "stock: $(basename "$build"/linux-image-*.deb .deb)"
+    say "stock: $(basename "$build"/stock-packages/linux-image-*.deb .deb)"
 }
 
-# The package that the newest version of a metapackage depends on.
-package_behind() {
-    apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -n 1
+# depends PATTERN PACKAGE : the packages that it depends on and whose names begin so.
+depends() {
+    apt-cache show --no-all-versions "$2" 2>/dev/null | sed -n 's/^Depends: //p' | head -n 1 | tr ',|' '\n\n' |
+        sed -n "s/^ *\($1[^ ]*\).*/\1/p"
 }
 
-# fetch_package METAPACKAGE FOLDER : downloads the kernel behind it.
-fetch_package() {
-    local package log=$build/fetch-$1.log
+# fetch_kernel METAPACKAGE FOLDER : downloads the kernel behind it: one package, or, in Debian since 2026, its image,
+# modules and configuration in one each.
+fetch_kernel() {
+    local image packages log=$build/fetch-$1.log
     need archive
-    package=$(package_behind "$1")
-    [ -n "$package" ] || die "apt knows no $1: 'apt-get update' fetches the lists of Debian's main archive"
-    show_progress "fetching $package"
+    image=$(depends linux-image- "$1")
+    [ -n "$image" ] || die "apt knows no $1: 'apt-get update' fetches the lists of Debian's main archive"
+    mapfile -t packages < <(echo "$image"; depends 'linux-\(base\|binary\|modules\)-[0-9]' "$image")
+    show_progress "fetching $image"
+    rm -rf "$2.new"
+    mkdir "$2.new"
     # apt-get wants to write as its own user; it does without, and says so.
-    (cd "$2" && apt-get download -qq "$package") >"$log" 2>&1 || {
+    (cd "$2.new" && apt-get download -qq "${packages[@]}") >"$log" 2>&1 || {
         hide_progress
         tail -n 20 "$log" >&2
-        die "could not download $package: if its version has left the archive, 'apt-get update' fetches newer lists"
+        die "could not download $image: if its version has left the archive, 'apt-get update' fetches newer lists"
     }
+    mv "$2.new" "$2"
     hide_progress
 }
 
-# unpack_package FILE FOLDER : a kernel's package, without the drivers that no guest here has a use for: three quarters
-# of the big one.
-unpack_package() {
-    local big skip=()
+# unpack_kernel_packages FOLDER INTO : without the drivers that no guest here has a use for: three quarters of the big
+# kernel.
+unpack_kernel_packages() {
+    local package big skip=()
     for big in drivers/gpu drivers/media drivers/staging drivers/infiniband drivers/iio drivers/usb drivers/scsi \
         drivers/net/ethernet drivers/net/wireless drivers/hwmon drivers/input/touchscreen sound net/bluetooth; do
         skip+=(--exclude="*/kernel/$big/*")
     done
-    dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --wildcards "${skip[@]}"
+    for package in "$1"/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar -x -C "$2" --wildcards "${skip[@]}"
+    done
+    # In the newest packages the kernel lies beside its modules.
+    [ -d "$2/boot" ] || mkdir "$2/boot"
+    compgen -G "$2/boot/vmlinuz-*" >/dev/null || cp "$2"/usr/lib/modules/*/vmlinuz "$2/boot/vmlinuz-0" 2>/dev/null ||
+        die "there is no kernel in $(basename "$1"/linux-image-*.deb)"
+    compgen -G "$2/boot/config-*" >/dev/null || cp "$2"/usr/lib/modules/*/config "$2/boot/config-0" 2>/dev/null ||
+        die "there is no configuration in $(basename "$1"/linux-image-*.deb)"
 }
 
 # stock_modules PACKAGE INITRAMFS LIST MODULE... : copies modules and what they depend on, uncompressed, and writes
@@ -420,13 +434,13 @@ build_lab() {
 build_lab_stock() {
     local key new=$build/lab-stock
     need guest lab
-    key=$(hash build_lab_stock fetch_package package_behind unpack_package stock_modules unpack_vmlinuz archive)
+    key=$(hash build_lab_stock fetch_kernel depends unpack_kernel_packages stock_modules unpack_vmlinuz archive)
     made lab-stock "$key" lab-stock/vmlinux lab-stock/modules.cpio && return
     rm -rf "$new"
     mkdir -p "$new"/{package,out,initramfs}
-    fetch_package linux-image-amd64 "$new"
+    fetch_kernel linux-image-amd64 "$new/packages"
     show_progress "lab-stock: unpacking"
-    unpack_package "$new"/linux-image-*.deb "$new/package"
+    unpack_kernel_packages "$new/packages" "$new/package"
     unpack_vmlinuz "$new"/package/boot/vmlinuz-* "$new/out/vmlinux"
     # In the order of need: what runs the lab's machine, then what a VMM asks of its host.
     stock_modules "$new/package" "$new/initramfs" lab virtio_mmio virtio_console 9p 9pnet_virtio kvm_amd tun loop
@@ -434,7 +448,7 @@ build_lab_stock() {
     hide_progress
     rm -rf "$out/lab-stock"
     mv "$new/out" "$out/lab-stock"
-    say "lab-stock: $(basename "$new"/linux-image-*.deb .deb)"
+    say "lab-stock: $(basename "$new"/packages/linux-image-*.deb .deb)"
     rm -rf "$new"
     done_with lab-stock "$key"
 }
