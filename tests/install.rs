@@ -18,12 +18,15 @@ use std::time::Duration;
 use common::{Outcome, bantam, has_program, root, run_with};
 use libtest_mimic::Arguments;
 
+/// A name, why it cannot be run here, and the test.
+type Test = (&'static str, Option<String>, fn());
+
 fn main() {
     let args = Arguments::from_args();
     let without =
         |program: &str| (!has_program(program)).then(|| format!("{program} is not installed"));
     let make = without("make");
-    let tests: [(&str, Option<String>, fn()); 7] = [
+    let tests: [Test; 7] = [
         (
             "what_is_installed_runs_and_uninstall_leaves_nothing",
             make.clone(),

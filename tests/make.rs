@@ -22,6 +22,9 @@ use std::time::Duration;
 use common::{Outcome, bantam, has_program, root, run_with};
 use libtest_mimic::Arguments;
 
+/// A name, why it cannot be run here, and the test.
+type Test = (&'static str, Option<String>, fn());
+
 fn main() {
     let args = Arguments::from_args();
     let make = (!has_program("make")).then(|| "make is not installed".to_owned());
@@ -31,7 +34,7 @@ fn main() {
             "the lab of Debian's kernel is not there: resources/guest/build.sh lab-stock".to_owned()
         })
     });
-    let tests: [(&str, Option<String>, fn()); 8] = [
+    let tests: [Test; 8] = [
         ("make_help_lists_each_target", make.clone(), help),
         (
             "make_build_names_what_is_missing_and_installs_nothing",
