@@ -154,7 +154,8 @@ kernel_variant() {
     check_config
     hide_progress
     rm -rf "$new" && mkdir -p "$new" "$folder"
-    show_progress "$name: compiling (about 4 minutes on 2 cores; log: $build/$name.log)" compiled "$build/$name.log"
+    say "$name: compiling takes about 4 minutes on 2 cores; its log is $build/$name.log"
+    show_progress "$name: compiling" compiled "$build/$name.log"
     logged "$build/$name.log" "$compile" "$new"
     hide_progress
     cd "$folder"
