@@ -220,7 +220,10 @@ fn fresh(steps: &[&str]) -> Result<(), String> {
         .status;
     match status.success() {
         true => Ok(()),
-        false => Err(format!("{} is missing or out of date: make guests", steps.join(", "))),
+        false => Err(format!(
+            "{} is missing or out of date: make guests",
+            steps.join(", ")
+        )),
     }
 }
 
