@@ -493,4 +493,6 @@ done
 [ ${#steps[@]} -gt 0 ] || steps=(kernel initramfs)
 [ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m); the guests are x86_64 and built natively"
 
+# A question is answered by the status alone, also where what would be needed for the work is missing.
+[ -z "$only_ask" ] || exec 2>/dev/null
 for step in "${steps[@]}"; do "build_$step"; done
