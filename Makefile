@@ -1,27 +1,45 @@
-# Everything a newcomer needs: make run, make test. `make help` lists the rest.
+# Everything a newcomer needs: make run, make install, make test. `make help` lists the rest.
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-LAB := resources/lab/lab
+SETUP := @resources/setup
 
-.PHONY: help build run test soak lint guests setup clean bench bench-check bench-publish bench-tools parts
+.PHONY: help run build install uninstall test soak lint guests setup clean \
+    bench bench-check bench-publish bench-tools parts
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+
+# BIN=FILE, for run and install: that program, and nothing is built. Of the command line alone: an environment may have
+# a BIN of its own.
+export BIN =
+export PREFIX = /usr/local
+export DESTDIR =
+
+run: ## boot a stock Debian kernel with a root disk, to a shell (without a terminal: a short tour)
+	@resources/run
 
 # Linked statically where there is a libc for that: finding and binding libraries is a part of each start.
 STATIC := $(if $(wildcard $(shell cc -print-file-name=libc.a 2>/dev/null)),-C target-feature=+crt-static)
 
-build: setup ## build the release binary
+build: ## build the release binary; installs nothing, but says what is missing
+	$(SETUP) --check build
 	cargo rustc --release --bin bantam -- $(STATIC)
 
-run: build ## boot a stock Debian kernel with a root disk, to a shell (without a terminal: a short tour)
-	@resources/run
+# Root builds nothing on somebody else's behalf, whose folder this is.
+install: ## install program, manual pages and completions (PREFIX=/usr/local DESTDIR= BIN=)
+	@resources/install --check
+	$(if $(or $(BIN),$(SUDO_USER)),,@$(MAKE) --no-print-directory build)
+	@resources/install
+uninstall: ## remove what 'make install' has installed (PREFIX= and DESTDIR= as then)
+	@resources/install --remove
 
-test: setup guests ## every test, on this host's KVM or in the lab
+test: guests ## every test, on this host's KVM or in the lab
+	$(SETUP) build test
 	cargo test --no-fail-fast
 
-soak: setup ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 2000 damages
+soak: ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 2000 damages
+	$(SETUP) build test
 	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images
 
 lint: ## formatting, clippy, documentation; warnings are errors
@@ -44,19 +62,25 @@ bench-check: bench-tools ## a shorter run: which ratios have moved from the publ
 bench-publish: ## put the last results into docs/
 	cargo bench --quiet --profile harness --bench compare -- --publish
 
-bench-tools: build guests
-	@resources/setup bench
+# Rows whose guests are bare-metal programs need no kernel.
+KERNELS := $(filter-out start density,$(or $(subst $(comma), ,$(ONLY)),all))
+
+bench-tools: ## build what 'make bench' measures, with the kernels that its rows need
+	$(SETUP) build bench
+	@$(MAKE) --no-print-directory build
+	$(if $(KERNELS),@resources/guest/build.sh all)
 	cargo rustc --release --example floor -- $(STATIC)
 
-parts: setup ## micro-benchmarks of the parts on the hot path
+parts: ## micro-benchmarks of the parts on the hot path
+	$(SETUP) build
 	cargo bench --bench parts
 
-guests: ## build or refresh the guests' kernels, initramfs and root disk
+guests: ## build or refresh the guests' kernels, initramfs and root disk (the first time: about ten minutes)
 	resources/guest/build.sh all
 	resources/guest/kernels.sh
 
-setup: ## install what is missing (apt, with sudo if needed)
-	@resources/setup
+setup: ## install what building, running and testing need (apt, with sudo if needed)
+	$(SETUP) build guest lab test
 
-clean: ## remove what was built
+clean: ## remove all that was built, the guests too
 	cargo clean

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # Builds what the guests are made of, from the distribution's packages alone.
 #
-#   build.sh [kernel|initramfs|rootdisk|stock|lab|all]...    (nothing named: kernel initramfs)
+#   build.sh [kernel|initramfs|rootdisk|stock|lab|lab-stock|all]...    (nothing named: kernel initramfs)
 #
 #   kernel      vmlinux, bzImage.{lz4,gz,xz,zst}, bzImage, config     the small test kernel: about 4 minutes
 #   initramfs   initramfs.cpio.gz                                     busybox, lscpu and ./init
 #   rootdisk    root.ext4                                             the same as a disk, 64 MiB
 #   stock       stock/{vmlinuz,config,initramfs.cpio.gz}              the Debian cloud kernel
 #   lab         lab/{vmlinux,config}                                  the same with KVM: another 3 minutes
-#   all         all of these
+#   lab-stock   lab-stock/{vmlinux,modules.cpio}                      Debian's big kernel, for a lab without a compiler
+#   all         kernel initramfs rootdisk stock lab
+#
+#   build.sh --fresh STEP...    make nothing; with status 1 if one of them would be made
 #
 # Everything lands in ${CARGO_TARGET_DIR:-target}/guest. Each output remembers a hash of what it was made
-# from and is left alone while that stays the same. Only the installation of missing packages needs root.
+# from and is left alone while that stays the same. Two builds at a time wait for each other only where both would make
+# the same thing. Only the installation of missing packages needs root.
 # BANTAM_KEEP_BUILD=1 keeps the kernel's build tree, for somebody who is changing kernel.config.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
@@ -22,36 +26,15 @@ mkdir -p "$target/guest/build"
 out=$(cd "$target/guest" && pwd)
 build=$out/build
 
-say() { printf 'guest: %s\n' "$*" >&2; }
-die() { printf 'guest: error: %s\n' "$*" >&2; exit 1; }
+# shellcheck source=resources/progress
+. "$here/../progress" guest
+die() { say "error: $*"; exit 1; }
 
-# ---------------------------------------------------------------- packages
+# need GROUP... : resources/setup installs what is missing.
+need() { [ -n "$only_ask" ] || "$here/../setup" "$@"; }
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo "$@"
-    else die "cannot install packages without root; as root, run: $*"
-    fi
-}
-
-# need PACKAGE... installs those that are missing. The package lists are fetched only when the installation
-# fails without: they may be empty (a fresh container) or name versions that have left the mirrors.
-need() {
-    local package missing=()
-    for package; do installed "$package" || missing+=("$package"); done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null ||
-        die "these Debian packages (or your distribution's counterparts) are needed: ${missing[*]}"
-    say "installing ${missing[*]}"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends)
-    as_root "${install[@]}" "${missing[@]}" >"$build/apt.log" 2>&1 ||
-        { update_lists && as_root "${install[@]}" "${missing[@]}" >"$build/apt.log" 2>&1; } ||
-        { tail -n 20 "$build/apt.log" >&2; die "could not install ${missing[*]}"; }
-}
-
-update_lists() { as_root apt-get update -qq >"$build/apt.log" 2>&1; }
+# Nothing stays behind, whatever ends the script.
+trap hide_progress EXIT
 
 # ---------------------------------------------------------------- what is up to date
 
@@ -71,6 +54,32 @@ fresh() {
     for file; do [ -s "$out/$file" ] || return 1; done
 }
 
+# made NAME KEY OUTPUT... : the same, and if not, this process makes it from now on and nobody else does. Who holds that
+# right already may be about to make just this: it is waited for, and then what it has made is looked at.
+made() {
+    [ -z "$only_ask" ] || { fresh "$@" && return; exit 1; }
+    fresh "$@" && return
+    claim "$1"
+    fresh "$@"
+}
+
+# claim NAME : of the builds that run at the same time, only one goes on from here. The lock ends with done_with.
+lock='' claimed=''
+claim() {
+    # Both kernels are made in one tree.
+    local name=${1/#lab-kernel/kernel} holder
+    [ "$claimed" != "$name" ] || return 0
+    exec {lock}>>"$build/$name.lock"
+    if ! flock -n "$lock"; then
+        holder=$(cat "$build/$name.lock" 2>/dev/null || true)
+        show_progress "waiting for ${holder:-another build}"
+        flock "$lock"
+        hide_progress
+    fi
+    claimed=$name
+    echo "process $$, which makes $1" >"$build/$name.lock"
+}
+
 # logged LOG FUNCTION ARG... : keeps the output in a file, and shows its end upon failure.
 logged() {
     local log=$1 status
@@ -80,14 +89,21 @@ logged() {
     (set -e; "$@") >"$log" 2>&1
     status=$?
     set -e
-    [ "$status" = 0 ] || { tail -n 40 "$log" >&2; die "$1 failed; the whole log is $log"; }
+    [ "$status" = 0 ] || { hide_progress; tail -n 40 "$log" >&2; die "$1 failed; the whole log is $log"; }
 }
 
-done_with() { printf '%s\n' "$2" >"$build/$1.key.new" && mv "$build/$1.key.new" "$build/$1.key"; }
+# done_with NAME KEY : it is there, made from KEY.
+done_with() {
+    printf '%s\n' "$2" >"$build/$1.key.new" && mv "$build/$1.key.new" "$build/$1.key"
+    exec {lock}>&-
+    claimed=''
+}
 
 # ---------------------------------------------------------------- kernel
 
 kernel_outputs=(vmlinux bzImage.lz4 bzImage.gz bzImage.xz bzImage.zst bzImage config)
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # The package with the kernel's source: 6.12 where there is one, else the newest.
 kernel_source() {
@@ -119,25 +135,29 @@ kernel_variant() {
         key=$(cat "$build/$name.key")
     fi
     # shellcheck disable=SC2086 # a list
-    (out=$folder; fresh "$name" "$key" $outputs) && return
+    out=$folder made "$name" "$key" $outputs && return
 
     if [ -z "$package" ]; then
-        update_lists || true
+        need archive
         package=$(kernel_source)
         [ -n "$package" ] || die "no package linux-source-* is known to apt: enable your distribution's main archive"
     fi
-    need "$package" make gcc libc6-dev flex bison bc libelf-dev xz-utils bzip2 zstd lz4
+    need kernel "+$package"
     version=$(dpkg-query -W -f '${Version}' "$package")
     key="$recipe $package $version"
 
     local new=$build/$name.new
+    show_progress "$name: preparing the source"
     unpack_kernel "$package" "$version"
     cd "$build/linux"
     logged "$build/$name-config.log" configure_kernel "$@"
     check_config
-    say "$name: compiling (about 4 minutes on 2 cores; log: $build/$name.log)"
+    hide_progress
     rm -rf "$new" && mkdir -p "$new" "$folder"
+    say "$name: compiling takes about 4 minutes on 2 cores; its log is $build/$name.log"
+    show_progress "$name: compiling" compiled "$build/$name.log"
     logged "$build/$name.log" "$compile" "$new"
+    hide_progress
     cd "$folder"
     rm -f "$build/$name.key"
     mv -f "$new"/* "$folder/"
@@ -146,6 +166,9 @@ kernel_variant() {
     say "$name: $(grep -aoE -m 1 'Linux version [0-9][^ ]+' vmlinux | head -n 1)," \
         "vmlinux $(($(stat -c %s vmlinux) >> 10)) KiB"
 }
+
+# How far a compilation has come.
+compiled() { echo "$(grep -cE '^  (CC|AS) ' "$1") of about 1500 files"; }
 
 # Unpacks what an x86 build without modules reads: a third of the files, and half the time.
 unpack_kernel() {
@@ -271,14 +294,13 @@ pack() {
     mv "$new" "$2"
 }
 
-userland_packages=(busybox-static util-linux cpio gzip)
 userland_key() { hash userland libraries pack "$here/init" /bin/busybox /usr/bin/lscpu "$@"; }
 
 build_initramfs() {
     local key
-    need "${userland_packages[@]}"
+    need guest
     key=$(userland_key)
-    fresh initramfs "$key" initramfs.cpio.gz && return
+    made initramfs "$key" initramfs.cpio.gz && return
     userland "$build/initramfs"
     pack "$build/initramfs" "$out/initramfs.cpio.gz"
     rm -rf "$build/initramfs"
@@ -288,9 +310,9 @@ build_initramfs() {
 
 build_rootdisk() {
     local key new=$build/root.ext4.new
-    need "${userland_packages[@]}" e2fsprogs
+    need guest
     key=$(userland_key build_rootdisk)
-    fresh rootdisk "$key" root.ext4 && return
+    made rootdisk "$key" root.ext4 && return
     userland "$build/rootdisk"
     rm -f "$new"
     truncate -s 64M "$new"
@@ -308,14 +330,14 @@ build_rootdisk() {
 # it, delete the folder target/guest/stock.
 build_stock() {
     local key new=$build/stock
-    need "${userland_packages[@]}" kmod xz-utils zstd
-    key=$(userland_key build_stock fetch_stock stock_package stock_modules)
-    fresh stock "$key" stock/vmlinuz stock/config stock/initramfs.cpio.gz && return
+    need guest
+    key=$(userland_key build_stock fetch_kernel depends unpack_kernel_packages stock_modules)
+    made stock "$key" stock/vmlinuz stock/config stock/initramfs.cpio.gz && return
     rm -rf "$new"
     mkdir -p "$new"/{package,out,initramfs}
-    [ -d "$out/stock" ] || rm -f "$build"/linux-image-*.deb
-    compgen -G "$build/linux-image-*.deb" >/dev/null || fetch_stock
-    dpkg -x "$build"/linux-image-*.deb "$new/package"
+    [ -d "$out/stock" ] || rm -rf "$build/stock-packages"
+    [ -d "$build/stock-packages" ] || fetch_kernel linux-image-cloud-amd64 "$build/stock-packages"
+    unpack_kernel_packages "$build/stock-packages" "$new/package"
     cp "$new"/package/boot/vmlinuz-* "$new/out/vmlinuz"
     cp "$new"/package/boot/config-* "$new/out/config"
     userland "$new/initramfs"
@@ -326,29 +348,53 @@ build_stock() {
     mv "$new/out" "$out/stock"
     rm -rf "$new"
     done_with stock "$key"
-    say "stock: $(basename "$build"/linux-image-*.deb .deb)"
+    say "stock: $(basename "$build"/stock-packages/linux-image-*.deb .deb)"
 }
 
-# The package behind the metapackage's dependency.
-stock_package() {
-    apt-cache show --no-all-versions linux-image-cloud-amd64 2>/dev/null |
-        sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -n 1
+# depends PATTERN PACKAGE : the packages that it depends on and whose names begin so.
+depends() {
+    apt-cache show --no-all-versions "$2" 2>/dev/null | sed -n 's/^Depends: //p' | head -n 1 | tr ',|' '\n\n' |
+        sed -n "s/^ *\($1[^ ]*\).*/\1/p"
 }
 
-fetch_stock() {
-    local package try
-    for try in 1 2; do
-        package=$(stock_package)
-        if [ -n "$package" ]; then
-            say "stock: fetching $package"
-            # apt-get wants to write as its own user; it does without, and says so.
-            (cd "$build" && apt-get download -qq "$package") >"$build/apt.log" 2>&1 && return
-        fi
-        [ "$try" = 2 ] || update_lists || true
+# fetch_kernel METAPACKAGE FOLDER : downloads the kernel behind it: one package, or, in Debian since 2026, its image,
+# modules and configuration in one each.
+fetch_kernel() {
+    local image packages log=$build/fetch-$1.log
+    need archive
+    image=$(depends linux-image- "$1")
+    [ -n "$image" ] || die "apt knows no $1: 'apt-get update' fetches the lists of Debian's main archive"
+    mapfile -t packages < <(echo "$image"; depends 'linux-\(base\|binary\|modules\)-[0-9]' "$image")
+    show_progress "fetching $image"
+    rm -rf "$2.new"
+    mkdir "$2.new"
+    # apt-get wants to write as its own user; it does without, and says so.
+    (cd "$2.new" && apt-get download -qq "${packages[@]}") >"$log" 2>&1 || {
+        hide_progress
+        tail -n 20 "$log" >&2
+        die "could not download $image: if its version has left the archive, 'apt-get update' fetches newer lists"
+    }
+    mv "$2.new" "$2"
+    hide_progress
+}
+
+# unpack_kernel_packages FOLDER INTO : without the drivers that no guest here has a use for: three quarters of the big
+# kernel.
+unpack_kernel_packages() {
+    local package big skip=()
+    for big in drivers/gpu drivers/media drivers/staging drivers/infiniband drivers/iio drivers/usb drivers/scsi \
+        drivers/net/ethernet drivers/net/wireless drivers/hwmon drivers/input/touchscreen sound net/bluetooth; do
+        skip+=(--exclude="*/kernel/$big/*")
     done
-    [ -n "$package" ] || die "stock: apt knows no linux-image-cloud-amd64, Debian's kernel for virtual machines"
-    tail -n 20 "$build/apt.log" >&2
-    die "stock: could not download $package"
+    for package in "$1"/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar -x -C "$2" --wildcards "${skip[@]}"
+    done
+    # In the newest packages the kernel lies beside its modules.
+    [ -d "$2/boot" ] || mkdir "$2/boot"
+    compgen -G "$2/boot/vmlinuz-*" >/dev/null || cp "$2"/usr/lib/modules/*/vmlinuz "$2/boot/vmlinuz-0" 2>/dev/null ||
+        die "there is no kernel in $(basename "$1"/linux-image-*.deb)"
+    compgen -G "$2/boot/config-*" >/dev/null || cp "$2"/usr/lib/modules/*/config "$2/boot/config-0" 2>/dev/null ||
+        die "there is no configuration in $(basename "$1"/linux-image-*.deb)"
 }
 
 # stock_modules PACKAGE INITRAMFS LIST MODULE... : copies modules and what they depend on, uncompressed, and writes
@@ -380,26 +426,73 @@ stock_modules() {
 # ---------------------------------------------------------------- the lab
 
 build_lab() {
-    need qemu-system-x86 busybox-static util-linux bsdutils coreutils cpio gcc libc6-dev
+    need lab
     build_lab_kernel
 }
+
+# Debian's kernel for all machines has, as modules, KVM and the way to the host's files (9p; the cloud kernel has no 9p):
+# a lab that is there in seconds. It starts less quickly than the compiled one, and knows no virtual time.
+build_lab_stock() {
+    local key new=$build/lab-stock
+    need guest lab
+    key=$(hash build_lab_stock fetch_kernel depends unpack_kernel_packages stock_modules unpack_vmlinuz archive)
+    made lab-stock "$key" lab-stock/vmlinux lab-stock/modules.cpio && return
+    rm -rf "$new"
+    mkdir -p "$new"/{package,out,initramfs}
+    fetch_kernel linux-image-amd64 "$new/packages"
+    show_progress "lab-stock: unpacking"
+    unpack_kernel_packages "$new/packages" "$new/package"
+    unpack_vmlinuz "$new"/package/boot/vmlinuz-* "$new/out/vmlinux"
+    # In the order of need: what runs the lab's machine, then what a VMM asks of its host.
+    stock_modules "$new/package" "$new/initramfs" lab virtio_mmio virtio_console 9p 9pnet_virtio kvm_amd tun loop
+    archive "$new/initramfs" >"$new/out/modules.cpio"
+    hide_progress
+    rm -rf "$out/lab-stock"
+    mv "$new/out" "$out/lab-stock"
+    say "lab-stock: $(basename "$new"/packages/linux-image-*.deb .deb)"
+    rm -rf "$new"
+    done_with lab-stock "$key"
+}
+
+# The vmlinux inside of a vmlinuz: an emulated processor would take many seconds to unpack it. The boot protocol's
+# header says where it is. What is packed in another way stays as it is, and unpacks itself.
+unpack_vmlinuz() {
+    local file=$1 to=$2 setup offset length unpack
+    number_at() { od -An -v -t "u$2" -j "$(($1))" -N "$2" "$file" | tr -d ' '; }
+    setup=$(number_at 0x1f1 1) offset=$(number_at 0x248 4) length=$(number_at 0x24c 4)
+    offset=$(((setup + 1) * 512 + offset))
+    case $(od -An -v -t x1 -j "$offset" -N 4 "$file" | tr -d ' ') in
+        fd377a58) unpack=(xz -dcq --single-stream) ;;
+        28b52ffd) unpack=(zstd -dcq) ;;
+        1f8b*) unpack=(gzip -dcq) ;;
+        *) cp "$file" "$to"; return ;;
+    esac
+    # After the packed kernel come four bytes with its length, which not every tool passes over in silence.
+    { tail -c "+$((offset + 1))" "$file" | head -c "$((length - 4))" | "${unpack[@]}" >"$to"; } 2>/dev/null || true
+    [ "$(od -An -v -t x1 -N 4 "$to" | tr -d ' ')" = 7f454c46 ] || cp "$file" "$to"
+}
+
+# archive DIRECTORY : as an initramfs, not compressed.
+archive() { (cd "$1" && find . -print0 | sort -z | cpio --quiet -0 -o -H newc -R 0:0); }
 
 # ---------------------------------------------------------------- the command line
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 
-[ $# -gt 0 ] || set -- kernel initramfs
-steps=()
+steps=() only_ask=''
 for step; do
     case $step in
         kernel | initramfs | rootdisk | stock | lab) steps+=("$step") ;;
+        lab-stock) steps+=(lab_stock) ;;
         all) steps+=(kernel lab initramfs rootdisk stock) ;;
+        --fresh) only_ask=1 ;;
         -h | --help) usage; exit ;;
         *) usage >&2; die "\"$step\" is not a thing to build" ;;
     esac
 done
+[ ${#steps[@]} -gt 0 ] || steps=(kernel initramfs)
 [ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m); the guests are x86_64 and built natively"
 
-exec 9>"$build/lock"
-flock -n 9 || { say "another build is running; waiting for it"; flock 9; }
+# A question is answered by the status alone, also where what would be needed for the work is missing.
+[ -z "$only_ask" ] || exec 2>/dev/null
 for step in "${steps[@]}"; do "build_$step"; done

@@ -19,7 +19,9 @@ target=${CARGO_TARGET_DIR:-$here/../../target}
 mkdir -p "$target/guest/kernels"
 out=$(cd "$target/guest/kernels" && pwd)
 
-say() { printf 'kernels: %s\n' "$*" >&2; }
+# shellcheck source=resources/progress
+. "$here/../progress" kernels
+trap hide_progress EXIT
 
 # The metapackage of each, and the release it comes from when that is not the machine's own.
 declare -A packages=(
@@ -71,13 +73,14 @@ fetch() {
         package=$(behind "$package" "$release")
         [ -n "$package" ] || { say "$name: apt knows no package ${packages[$name]}"; return 1; }
         rm -rf "$new" && mkdir -p "$new/package"
-        say "$name: fetching $package"
+        show_progress "$name: fetching $package"
         # apt-get wants to write as its own user; it does without, and says so.
         (cd "$new" && apt_of "$release" apt-get download -qq "$package" 2>apt.log) ||
-            { tail -n 5 "$new/apt.log" >&2; say "$name: could not download $package"; return 1; }
+            { hide_progress; tail -n 5 "$new/apt.log" >&2; say "$name: could not download $package"; return 1; }
         dpkg-deb --fsys-tarfile "$new"/*.deb |
             tar -C "$new/package" -x --wildcards './boot/*' './usr/lib/modules/*/vmlinuz' 2>/dev/null || true
         image=$(find "$new/package" -type f -name 'vmlinuz*' | head -n 1)
+        hide_progress
         [ -z "$image" ] || break
     done
     [ -n "$image" ] || { say "$name: no kernel in $package"; return 1; }
@@ -96,7 +99,11 @@ for name; do
 done
 command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
     { say "this is no Debian: no other kernels are fetched"; exit; }
-for name; do
-    [ -s "$out/$name/vmlinuz" ] || fetch "$name" || rm -rf "$out/$name.new"
+missing=()
+for name; do [ -s "$out/$name/vmlinuz" ] || missing+=("$name"); done
+[ ${#missing[@]} -gt 0 ] || exit 0
+"$here/../setup" archive
+for name in "${missing[@]}"; do
+    fetch "$name" || { hide_progress; rm -rf "$out/$name.new"; }
 done
 rm -rf "$out/apt"

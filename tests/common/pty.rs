@@ -35,7 +35,15 @@ fn termios(file: &File) -> Vec<u8> {
 }
 
 impl Session {
+    /// `bantam run` with these words.
     pub fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(bantam());
+        command.arg("run").args(args);
+        Self::of(command)
+    }
+
+    /// Any command on a terminal of its own.
+    pub fn of(mut command: Command) -> Self {
         let (mut master, mut slave) = (0, 0);
         // SAFETY: openpty fills both descriptors; the rest may be null.
         let opened = unsafe {
@@ -57,13 +65,7 @@ impl Session {
         };
         let before = termios(&slave);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
-        let mut command = Command::new(bantam());
-        command
-            .arg("run")
-            .args(args)
-            .stdin(stdio())
-            .stdout(stdio())
-            .stderr(stdio());
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         // SAFETY: both calls are async-signal-safe and make the terminal the child's own.
         unsafe {
             command.pre_exec(|| {
@@ -107,9 +109,16 @@ impl Session {
     /// Waits until the screen shows `text`.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
+        self.expect_by(text, |seen| seen.contains(text));
+    }
+
+    /// Waits until what the screen has shown is as `there` wants it; `what` that is, for the
+    /// message.
+    #[track_caller]
+    pub fn expect_by(&mut self, what: &str, there: impl Fn(&str) -> bool) {
         let end = Instant::now() + self.patience;
-        while !self.seen.contains(text) {
-            assert!(Instant::now() < end, "no '{text}' in {:?}", self.seen);
+        while !there(&self.seen) {
+            assert!(Instant::now() < end, "no '{what}' in {:?}", self.seen);
             let mut poll = libc::pollfd {
                 fd: self.master.as_raw_fd(),
                 events: libc::POLLIN,
