@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Help, io_reason};
+use crate::error::{Help, io_reason, nearest};
 
 /// A mistake in the command line or the configuration file.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,8 @@ impl Help for ConfigError {
                 iso.display()
             ),
             ConfigError::Value { help, .. } => help.clone(),
-            ConfigError::UnknownKey { key, known, .. } => match nearest(key, known) {
+            ConfigError::UnknownKey { key, known, .. } => match nearest(key, known.iter().copied())
+            {
                 Some(near) => format!("did you mean '{near}'?"),
                 None => format!("the keys are: {}", known.join(", ")),
             },
@@ -80,15 +81,4 @@ impl Help for ConfigError {
             }
         }
     }
-}
-
-/// The known word that `word` was most likely meant to be.
-fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
-    const SIMILAR: f64 = 0.65;
-    known
-        .iter()
-        .map(|k| (strsim::jaro_winkler(word, k), *k))
-        .filter(|(score, _)| *score >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| k)
 }
