@@ -47,15 +47,31 @@ pub enum ConfigError {
         /// The host's reason.
         source: io::Error,
     },
-    /// Not TOML, or a value of the wrong type.
-    #[error("configuration {}, line {line}: {message}", path.display())]
-    Syntax {
+    /// What `--config` names is no such file.
+    #[error("configuration {} {what}", path.display())]
+    NoConfig {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// The parser's words.
+        /// "is a directory" and the like.
+        what: String,
+    },
+    /// Not TOML, or a value of the wrong type.
+    #[error("configuration {place}: {message}")]
+    Syntax {
+        /// File, line and column.
+        place: String,
+        /// What is wrong there.
         message: String,
+        /// What is right.
+        help: String,
+    },
+    /// Another mistake, in a configuration file.
+    #[error("configuration {place}: {source}")]
+    At {
+        /// File, line and column.
+        place: String,
+        /// The mistake.
+        source: Box<ConfigError>,
     },
 }
 
@@ -76,9 +92,11 @@ impl Help for ConfigError {
                 None => format!("the keys are: {}", known.join(", ")),
             },
             ConfigError::File { .. } => "check the path given to --config".into(),
-            ConfigError::Syntax { .. } => {
-                "the file is TOML: key = \"value\"; docs/configuration.md has an example".into()
+            ConfigError::NoConfig { .. } => {
+                "give a TOML file to --config; kernels and disks are named in it".into()
             }
+            ConfigError::Syntax { help, .. } => help.clone(),
+            ConfigError::At { source, .. } => source.help(),
         }
     }
 }
