@@ -10,7 +10,10 @@ use crate::error::{Help, io_reason, nearest};
 pub enum ConfigError {
     /// Neither flag nor file names one.
     #[error("no kernel is given")]
-    NoKernel,
+    NoKernel {
+        /// A CD or DVD that may have one.
+        cdrom: Option<PathBuf>,
+    },
     /// Both are given.
     #[error("a kernel and an ISO to boot are given")]
     KernelAndIso {
@@ -78,7 +81,11 @@ pub enum ConfigError {
 impl Help for ConfigError {
     fn help(&self) -> String {
         match self {
-            ConfigError::NoKernel => {
+            ConfigError::NoKernel { cdrom: Some(iso) } => format!(
+                "'--iso {}' boots the kernel in it and attaches it as well",
+                iso.display()
+            ),
+            ConfigError::NoKernel { cdrom: None } => {
                 "name one: 'bantam run /boot/vmlinuz-...'; see 'bantam run --help'".into()
             }
             ConfigError::KernelAndIso { iso } => format!(

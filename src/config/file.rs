@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
-use super::{Layer, MemoryBacking};
+use super::{Layer, MemoryBacking, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::error::nearest;
 
@@ -194,6 +194,10 @@ impl ConfigFile {
         let name = option.trim_start_matches('-');
         // What is typed wins over the file, so the mistake is in what was typed.
         let typed = match name {
+            "kernel" => flags.kernel.is_some(),
+            "initrd" => flags.initrd.is_some(),
+            "iso" => flags.iso.is_some(),
+            "cdrom" => !flags.cdroms.is_empty(),
             "cpus" => flags.cpus.is_some(),
             "memory" => flags.memory.is_some(),
             "console" => flags.console.is_some(),
@@ -205,7 +209,7 @@ impl ConfigFile {
         let nth = match name {
             "disk" => {
                 let mut texts = self.layer.disks.iter();
-                texts.position(|text| *text == value).unwrap_or(0)
+                texts.position(|text| text.starts_with(&value)).unwrap_or(0)
             }
             _ => 0,
         };
@@ -378,7 +382,10 @@ fn syntax_help(text: &str, byte: usize, message: &str) -> String {
 
 /// What the file says, its paths beside `folder`.
 fn layer(file: File, folder: &Path) -> Layer {
-    let beside = |path: PathBuf| folder.join(path);
+    let beside = |path: PathBuf| match elsewhere::is_address(&path) {
+        true => path,
+        false => folder.join(path),
+    };
     let disks: Vec<String> = file.disk.map(Vec::from).unwrap_or_default();
     Layer {
         kernel: file.kernel.map(beside),
@@ -392,7 +399,7 @@ fn layer(file: File, folder: &Path) -> Layer {
             .map(Vec::from)
             .unwrap_or_default()
             .iter()
-            .map(|path| folder.join(path))
+            .map(|path| beside(path.into()))
             .collect(),
         cpus: file.cpus.map(String::from),
         memory: file.memory.map(String::from),
@@ -417,7 +424,7 @@ fn disk_beside(text: &str, folder: &Path) -> String {
     let Some(folder) = folder.to_str().filter(|f| !f.is_empty()) else {
         return text.into();
     };
-    if text.starts_with('/') || text.is_empty() {
+    if text.starts_with('/') || text.is_empty() || elsewhere::is_address(Path::new(text)) {
         return text.into();
     }
     format!("{}/{text}", folder.replace(',', ",,"))

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 
-use crate::common::{TempFile, guest, run};
-use crate::{START, kernel, refused};
+use crate::common::{self, TempFile, bantam, guest, run, run_with};
+use crate::{START, USAGE, kernel, refused};
 
 #[track_caller]
 fn kernel_refused(name: &str, content: &[u8], words: &[&str]) {
@@ -51,11 +51,102 @@ fn kernels_that_are_none() {
     kernel_refused("script", b"#!/bin/sh\n", &["a script"]);
     kernel_refused("disk.qcow2", b"QFI\xfb\0\0\0\x03", &["qcow2", "--disk"]);
     kernel_refused("initrd", b"070701000", &["cpio", "--initrd"]);
-    kernel_refused("initrd.gz", b"\x1f\x8b\x08\0", &["gzip"]);
+    kernel_refused("initrd.gz", b"\x1f\x8b\x08\0", &["gzip", "--initrd"]);
+    for (program, name) in [("gzip", "gz"), ("xz", "xz"), ("zstd", "zst")] {
+        if !common::has_program(program) {
+            continue;
+        }
+        let initrd = TempFile::new("initrd", b"070701000000000000");
+        let packed = std::process::Command::new(program)
+            .args(["-c", initrd.str()])
+            .output();
+        let name = format!("initrd.{name}");
+        kernel_refused(
+            &name,
+            &packed.unwrap().stdout,
+            &["an initramfs", "--initrd"],
+        );
+    }
+    let at = |offset: usize, magic: &[u8]| {
+        let mut bytes = vec![1; 0x9000];
+        bytes[offset..offset + magic.len()].copy_from_slice(magic);
+        bytes
+    };
+    kernel_refused(
+        "live.iso",
+        &at(0x8001, b"CD001"),
+        &["an ISO image", "use --iso"],
+    );
+    kernel_refused("a.tar", &at(257, b"ustar"), &["a tar archive", "unpack"]);
+    kernel_refused("root.ext4", &at(0x438, b"\x53\xef"), &["ext4", "--disk"]);
+    kernel_refused(
+        "disk.img",
+        &at(0x1fe, b"\x55\xaa"),
+        &["disk image", "--disk"],
+    );
+    kernel_refused(
+        "a.vdi",
+        &at(0x40, b"\x7f\x10\xda\xbe"),
+        &["a VDI", "--disk"],
+    );
+    kernel_refused("a.vmdk", b"KDMV", &["a VMDK", "--disk"]);
+    kernel_refused("a.zip", b"PK\x03\x04", &["a zip archive", "unpack"]);
+    kernel_refused("a.html", b"<!DOCTYPE html>", &["a web page", "download"]);
     let mut arm = vec![0; 64];
     arm[..2].copy_from_slice(b"MZ");
     arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
     kernel_refused("Image", &arm, &["arm64 Image", "x86_64"]);
+}
+
+/// Names of things that are somewhere else.
+#[test]
+fn containers_and_addresses() {
+    for name in [
+        "debian:12",
+        "alpine",
+        "docker.io/library/alpine",
+        "ghcr.io/a/b:1",
+    ] {
+        let container = [name, "a container image"];
+        refused(
+            &run(&["run", name]),
+            USAGE,
+            &[&container[..], &["a kernel"]].concat(),
+        );
+        refused(&run(&["inspect", name]), USAGE, &container);
+        refused(
+            &run(&["run", kernel(), "--initrd", name]),
+            USAGE,
+            &container,
+        );
+        let disk = run(&["run", kernel(), "--disk", name]);
+        refused(&disk, USAGE, &[&container[..], &["a disk image"]].concat());
+        refused(
+            &run(&["run", "--iso", name]),
+            USAGE,
+            &[&container[..], &["an ISO"]].concat(),
+        );
+    }
+    let url = "https://example.org/a/vmlinuz-6.1";
+    let words = [url, "an address", "curl -LO", "'vmlinuz-6.1'"];
+    refused(&run(&["run", url]), USAGE, &words);
+    refused(&run(&["run", kernel(), "--disk", url]), USAGE, &words);
+    let config = TempFile::new("vm.toml", format!("\niso = '{url}'").as_bytes());
+    let outcome = run(&["run", "--config", config.str()]);
+    refused(
+        &outcome,
+        USAGE,
+        &["vm.toml, line 2, column 7", url, "an address"],
+    );
+    // A file that has such a name is a file.
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(kernel(), folder.path().join("debian:12")).unwrap();
+    let mut command = std::process::Command::new(bantam());
+    command
+        .args(["run", "debian:12", "--dry-run"])
+        .current_dir(folder.path());
+    let outcome = run_with(command, b"", std::time::Duration::from_secs(30));
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
 }
 
 #[test]
@@ -162,6 +253,44 @@ fn initrds() {
     refused(&with("/tmp"), START, &["initrd /tmp", "a directory"]);
     let empty = TempFile::new("empty", b"");
     refused(&with(empty.str()), START, &["is empty"]);
+    let bzimage = guest::bzimage(true);
+    let elf = fs::read(guest::elf()).unwrap();
+    for (name, content, words) in [
+        ("vmlinuz", &bzimage[..], ["a kernel", "--initrd INITRD"]),
+        ("vmlinux", &elf, ["an ELF file", "--initrd INITRD"]),
+        (
+            "a.qcow2",
+            b"QFI\xfb\0\0\0\x03",
+            ["a qcow2 disk image", "--disk"],
+        ),
+        ("a.sh", b"#!/bin/sh\n", ["a script", "initrd.img"]),
+        (
+            "a.deb",
+            b"!<arch>\ndebian-binary",
+            ["a Debian package", "initrd.img"],
+        ),
+        ("a.zip", b"PK\x03\x04", ["a zip archive", "initrd.img"]),
+        ("a.html", b"<!DOCTYPE html>", ["a web page", "initrd.img"]),
+    ] {
+        let file = TempFile::new(name, content);
+        refused(
+            &with(file.str()),
+            START,
+            &[&[file.str()], &words[..]].concat(),
+        );
+    }
+    // What the kernel can read is not in the way.
+    for content in [
+        &b"07070100"[..],
+        b"\x1f\x8b\x08",
+        b"\xfd7zXZ\0",
+        b"hsqs",
+        b"anything",
+        &[0; 600],
+    ] {
+        let file = TempFile::new("initrd", content);
+        assert_eq!(with(file.str()).code(), 0, "{content:?}");
+    }
     let large = TempFile::new("large", b"");
     File::options()
         .write(true)
