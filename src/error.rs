@@ -1,5 +1,6 @@
 //! How an error reaches the user: one line that names the thing, one that says what to do.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// An error that knows what its reader can do about it.
@@ -61,5 +62,54 @@ pub fn io_reason(error: &io::Error) -> String {
     match text.find(" (os error") {
         Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
         None => text,
+    }
+}
+
+/// `text` without what a terminal would obey: control characters, and those that turn the direction
+/// of writing round, are shown as escapes. Names of files may hold any of them.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.chars().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().map(|c| match harmless(c) {
+        true => c.to_string(),
+        false => c.escape_default().to_string(),
+    });
+    Cow::Owned(escaped.collect())
+}
+
+/// The known word that `word` was most likely meant to be; of several as near, the first.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const SIMILAR: f64 = 0.65;
+    let mut best: Option<(f64, &str)> = None;
+    for candidate in known {
+        let score = strsim::jaro_winkler(word, candidate);
+        if score >= SIMILAR && best.is_none_or(|(other, _)| score > other) {
+            best = Some((score, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_a_name() {
+        assert_eq!(printable("a b\u{e9}"), "a b\u{e9}");
+        assert_eq!(printable("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let known = ["memory", "initrd", "cpus"];
+        assert_eq!(nearest("memroy", known), Some("memory"));
+        assert_eq!(nearest("intrd", known), Some("initrd"));
+        assert_eq!(nearest("xyzzy", known), None);
     }
 }

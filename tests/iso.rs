@@ -21,8 +21,13 @@ fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("xorriso");
     let missing = (!there).then_some("xorriso is not installed");
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 5] = [
         ("kernels_are_found_where_distributions_keep_them", layouts),
+        (
+            "labels_are_in_the_command_line_where_they_are_needed",
+            labels,
+        ),
+        ("kernels_are_found_where_boot_loaders_find_them", loaders),
         ("an_iso_without_a_kernel_is_one_clear_error", no_kernel),
         ("what_is_no_iso_is_one_clear_error", no_iso),
     ];
@@ -42,8 +47,13 @@ fn iso(folder: &Path, files: &[(&str, &[u8])], options: &[&str]) -> String {
     }
     let out = folder.join("test.iso");
     let _ = std::fs::remove_file(&out);
-    let made = Command::new("xorriso")
-        .args(["-as", "mkisofs", "-quiet"])
+    let (program, first) = match options {
+        ["genisoimage", ..] => ("genisoimage", &["-quiet"][..]),
+        _ => ("xorriso", &["-as", "mkisofs", "-quiet"][..]),
+    };
+    let options = options.iter().filter(|option| **option != "genisoimage");
+    let made = Command::new(program)
+        .args(first)
         .args(options)
         .arg("-o")
         .args([&out, &tree])
@@ -74,8 +84,8 @@ fn layouts() {
             (kernel_at, &kernel),
             (initrd_at, &initrd),
         ];
-        for options in [&["-r"][..], &["-r", "-J", "-iso-level", "3"]] {
-            let iso = iso(folder.path(), &files, options);
+        for options in makers() {
+            let iso = iso(folder.path(), &files, &options);
             let out = run(&["run", "--iso", &iso, "--dry-run"]);
             assert_eq!(out.code(), 0, "{kernel_at} {options:?}: {out:?}");
             for words in [
@@ -95,6 +105,132 @@ fn layouts() {
     let both = run(&["run", guest::elf().to_str().unwrap(), "--iso", &iso]);
     assert_eq!(both.code(), 2, "{both:?}");
     assert!(both.stderr.contains("--cdrom"), "{both:?}");
+}
+
+/// The ways in which an ISO is made here: with what is installed.
+fn makers() -> Vec<Vec<&'static str>> {
+    let mut makers = vec![vec!["-r"], vec!["-r", "-J", "-iso-level", "3"]];
+    match common::has_program("genisoimage") {
+        true => makers.push(vec!["genisoimage", "-r", "-J"]),
+        false => eprintln!("genisoimage is not installed: only xorriso's ISOs are looked at"),
+    }
+    makers
+}
+
+/// What `bantam run --iso` would boot: exit code 0, and these words in its report.
+#[track_caller]
+fn boots(iso: &str, words: &[&str]) {
+    let out = run(&["run", "--iso", iso, "--dry-run"]);
+    assert_eq!(out.code(), 0, "{out:?}");
+    for word in words {
+        assert!(out.stdout.contains(word), "no '{word}' in {out:?}");
+    }
+}
+
+/// Without a boot loader's configuration, by their folders alone.
+fn labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = std::fs::read(guest::elf()).unwrap();
+    for (kernel_at, initrd_at, label, append) in [
+        (
+            "images/pxeboot/vmlinuz",
+            "images/pxeboot/initrd.img",
+            "Fedora-WS-Live-39-1-5",
+            "root=live:CDLABEL=Fedora-WS-Live-39-1-5 rd.live.image",
+        ),
+        (
+            "boot/x86_64/loader/linux",
+            "boot/x86_64/loader/initrd",
+            "openSUSE Leap",
+            "root=live:CDLABEL=openSUSE\\x20Leap rd.live.image",
+        ),
+        (
+            "arch/boot/x86_64/vmlinuz-linux",
+            "arch/boot/x86_64/initramfs-linux.img",
+            "ARCH_202511",
+            "archisobasedir=arch archisolabel=ARCH_202511",
+        ),
+    ] {
+        for mut options in makers() {
+            options.extend(["-V", label]);
+            let files = [(kernel_at, &kernel[..]), (initrd_at, b"initrd")];
+            let iso = iso(folder.path(), &files, &options);
+            boots(&iso, &[append, &format!("{iso}:/{initrd_at}"), "vda", "ro"]);
+        }
+    }
+}
+
+/// With configurations as the distributions have them.
+fn loaders() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = std::fs::read(guest::elf()).unwrap();
+    let nixos = "DEFAULT boot\nLABEL boot\nMENU LABEL NixOS 24.05 Installer\nLINUX /boot/bzImage\n\
+                 APPEND init=/nix/store/abc-nixos-system/init  root=LABEL=nixos-24.05 loglevel=4\n\
+                 INITRD /boot/initrd\n";
+    let arch = "LABEL arch\nTEXT HELP\nBoot the live system.\nENDTEXT\nMENU LABEL Arch\n\
+                LINUX /arch/boot/x86_64/vmlinuz-linux\n\
+                INITRD /arch/boot/intel-ucode.img,/arch/boot/x86_64/initramfs-linux.img\n\
+                APPEND archisobasedir=arch archisosearchuuid=2025-11-01-10-00-00-00\n";
+    let fedora = "set default=\"1\"\nmenuentry 'Start Fedora' --class fedora {\n\
+                  \tlinux ($root)/boot/x86_64/loader/linux quiet rhgb root=live:CDLABEL=F42 rd.live.image\n\
+                  \tinitrd ($root)/boot/x86_64/loader/initrd\n}\n";
+    let entries = "title Arch\nsort-key 01\nlinux /arch/boot/x86_64/vmlinuz-linux\n\
+                   initrd /arch/boot/x86_64/initramfs-linux.img\noptions archisobasedir=arch x=y\n";
+    let suse = "default linux\nlabel harddisk\n  localboot 1\nlabel linux\n  kernel linux\n  \
+                append initrd=initrd splash=silent install=cd vga=791\n";
+    let own = "include menu.cfg\n";
+    let menu = "label gone\nkernel /gone\ninitrd /gone\nlabel own\nkernel /k/Kernel.x\n\
+                append initrd=/k/RamDisk console=tty0 me=1 ---\n";
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str, &'a str);
+    let cases: [Case; 6] = [
+        (
+            &[("isolinux/isolinux.cfg", nixos)],
+            "boot/bzImage",
+            "boot/initrd",
+            "init=/nix/store/abc-nixos-system/init root=LABEL=nixos-24.05 loglevel=4\n",
+        ),
+        (
+            &[
+                ("boot/syslinux/archiso_sys-linux.cfg", arch),
+                ("boot/syslinux/syslinux.cfg", "DEFAULT arch\n"),
+            ],
+            "arch/boot/x86_64/vmlinuz-linux",
+            "arch/boot/x86_64/initramfs-linux.img",
+            "archisobasedir=arch archisosearchuuid=2025-11-01-10-00-00-00\n",
+        ),
+        (
+            &[("boot/grub2/grub.cfg", fedora)],
+            "boot/x86_64/loader/linux",
+            "boot/x86_64/loader/initrd",
+            "quiet root=live:CDLABEL=F42 rd.live.image\n",
+        ),
+        (
+            &[("loader/entries/01-archiso-x86_64-linux.conf", entries)],
+            "arch/boot/x86_64/vmlinuz-linux",
+            "arch/boot/x86_64/initramfs-linux.img",
+            "archisobasedir=arch x=y\n",
+        ),
+        (
+            &[("boot/x86_64/loader/isolinux.cfg", suse)],
+            "boot/x86_64/loader/linux",
+            "boot/x86_64/loader/initrd",
+            "nr_uarts=1 install=cd\n",
+        ),
+        (
+            &[("isolinux/isolinux.cfg", own), ("isolinux/menu.cfg", menu)],
+            "k/Kernel.x",
+            "k/RamDisk",
+            "nr_uarts=1 me=1\n",
+        ),
+    ];
+    for (configs, kernel_at, initrd_at, cmdline) in cases {
+        for options in makers() {
+            let mut files = vec![(kernel_at, &kernel[..]), (initrd_at, b"initrd")];
+            files.extend(configs.iter().map(|(at, text)| (*at, text.as_bytes())));
+            let iso = iso(folder.path(), &files, &options);
+            boots(&iso, &[cmdline, &format!("{iso}:/{initrd_at}"), "vda"]);
+        }
+    }
 }
 
 #[track_caller]
@@ -131,6 +267,33 @@ fn no_iso() {
     for content in [&b"short"[..], &[0; 100_000], &[0xff; 100_000]] {
         std::fs::write(&path, content).unwrap();
         refused(name, &[name, "is not an ISO image"]);
+    }
+    for (content, words) in [
+        (
+            &std::fs::read(guest::elf()).unwrap()[..],
+            ["an ELF file", "bantam run"],
+        ),
+        (b"QFI\xfb\0\0\0\x03", ["a qcow2 disk image", "--disk"]),
+        (b"07070100", ["a cpio archive", "--initrd"]),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        refused(name, &words);
+    }
+    // Where another file belongs, an ISO is told from it.
+    let good = iso(folder.path(), &[("README", b"x")], &["-r"]);
+    for (args, code) in [
+        (&["run", &good][..], 3),
+        (&["run", "--kernel", &good], 3),
+        (&["inspect", &good], 3),
+        (
+            &["run", guest::elf().to_str().unwrap(), "--initrd", &good],
+            3,
+        ),
+        (&["run", "--cdrom", &good], 2),
+    ] {
+        let out = run(args);
+        assert_eq!(out.code(), code, "{out:?}");
+        assert!(out.stderr.contains(&format!("--iso {good}")), "{out:?}");
     }
     refused("/nonexistent.iso", &["/nonexistent.iso"]);
     refused("/tmp", &["/tmp"]);

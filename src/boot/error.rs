@@ -20,7 +20,7 @@ pub enum KernelError {
         /// What it looks like.
         what: &'static str,
         /// What its reader may have wanted.
-        help: &'static str,
+        help: String,
     },
     /// The file ends too early.
     #[error("kernel {} is truncated: it ends at byte {len}, before the end of its {part}", path.display())]
@@ -85,9 +85,8 @@ impl Help for KernelError {
             KernelError::Source(_) => {
                 "check the path; a Debian kernel is /boot/vmlinuz-$(uname -r)".into()
             }
-            KernelError::Unknown { help, .. } | KernelError::Unsupported { help, .. } => {
-                (*help).into()
-            }
+            KernelError::Unknown { help, .. } => help.clone(),
+            KernelError::Unsupported { help, .. } => (*help).into(),
             KernelError::Truncated { .. } | KernelError::Damaged { .. } => {
                 "copy or download the image again".into()
             }

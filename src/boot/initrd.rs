@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::kernel::Placement;
+use super::recognize::Kind;
 use super::source::{Source, SourceError};
 use crate::arch::x86_64::layout;
 use crate::error::Help;
@@ -15,6 +16,16 @@ pub enum InitrdError {
     /// Not readable.
     #[error("initrd {0}")]
     Source(#[from] SourceError),
+    /// A file of another kind.
+    #[error("initrd {} is {what}, not an initramfs", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// Where it belongs.
+        help: String,
+    },
     /// No room between the kernel and the end of RAM.
     #[error(
         "initrd {} of {} MiB does not fit: {} MiB are free above the kernel",
@@ -41,6 +52,7 @@ impl Help for InitrdError {
             InitrdError::Source(_) => {
                 "check the path; a Debian initrd is /boot/initrd.img-$(uname -r)".into()
             }
+            InitrdError::Kind { help, .. } => help.clone(),
             InitrdError::NoRoom {
                 limited_by_kernel: true,
                 ..
@@ -67,7 +79,17 @@ impl Initrd {
     /// # Errors
     /// See [`InitrdError`].
     pub fn open(path: &Path, kernel: &Placement, memory: u64) -> Result<Self, InitrdError> {
-        Initrd::place(Source::open(path)?, kernel, memory)
+        let source = Source::open(path)?;
+        if let Some(kind) = Kind::of(&source)
+            && let Some(help) = kind.help_for_initrd(path)
+        {
+            return Err(InitrdError::Kind {
+                path: path.into(),
+                what: kind.what,
+                help,
+            });
+        }
+        Initrd::place(source, kernel, memory)
     }
 
     /// Finds a place for it in a machine of `memory` bytes beside `kernel`.

@@ -7,6 +7,7 @@ use linux_loader::loader::bootparam::setup_header;
 use super::bzimage::BzImage;
 use super::elf::ElfImage;
 use super::error::KernelError;
+use super::recognize::{Kind, Use};
 use super::setup;
 use super::source::Source;
 use crate::arch::x86_64::registers::Mode;
@@ -124,11 +125,14 @@ impl Kernel {
         } else if setup::recognize(&start) {
             Format::BzImage(BzImage::parse(&source)?)
         } else {
-            let (what, help) = looks_like(&start);
+            let kind = Kind::of(&source).unwrap_or(Kind {
+                what: "a file of unknown format",
+                belongs: Use::Kernel,
+            });
             return Err(KernelError::Unknown {
                 path: source.path().into(),
-                what,
-                help,
+                what: kind.what,
+                help: kind.help_for_kernel(source.path()),
             });
         };
         Ok(Kernel { source, format })
@@ -144,74 +148,4 @@ impl Kernel {
             Format::BzImage(image) => image.place(&self.source, choice, memory),
         }
     }
-}
-
-/// Names a file that is no kernel by its first bytes.
-fn looks_like(start: &[u8]) -> (&'static str, &'static str) {
-    const CHECK: &str = "give a vmlinux (ELF) or a bzImage, such as Debian's /boot/vmlinuz-*";
-    const DISK: &str = "attach it with --disk, and give a kernel as well";
-    let known: [(usize, &[u8], &str, &str); 13] = [
-        (
-            0x38,
-            b"ARM\x64",
-            "an arm64 Image",
-            "Bantam runs x86_64 guests: take the amd64 kernel package",
-        ),
-        (
-            0x38,
-            b"RSC\x05",
-            "a RISC-V Image",
-            "Bantam runs x86_64 guests: take the amd64 kernel package",
-        ),
-        (
-            0,
-            b"\x1f\x8b",
-            "gzip-compressed data",
-            "if it is a compressed vmlinux, unpack it with gunzip; if an initrd, use --initrd",
-        ),
-        (
-            0,
-            b"\x28\xb5\x2f\xfd",
-            "zstd-compressed data",
-            "if it is a compressed vmlinux, unpack it with unzstd; if an initrd, use --initrd",
-        ),
-        (
-            0,
-            b"\xfd7zXZ\0",
-            "xz-compressed data",
-            "if it is a compressed vmlinux, unpack it with unxz",
-        ),
-        (
-            0,
-            b"070701",
-            "a cpio archive (an initramfs)",
-            "use --initrd for it",
-        ),
-        (0, b"QFI\xfb", "a qcow2 disk image", DISK),
-        (0, b"KDMV", "a VMDK disk image", DISK),
-        (
-            0,
-            b"!<arch>\n",
-            "a Debian package or ar archive",
-            "unpack the kernel with 'dpkg -x'",
-        ),
-        (0, b"#!", "a script", CHECK),
-        (
-            0,
-            b"MZ",
-            "a PE or EFI program without a Linux setup header",
-            CHECK,
-        ),
-        (0x1fe, b"\x55\xaa", "a boot sector or disk image", DISK),
-        (0, b"\0\0\0\0\0\0\0\0", "all zeros at its start", CHECK),
-    ];
-    for (at, magic, what, help) in known {
-        if start
-            .get(at..)
-            .is_some_and(|bytes| bytes.starts_with(magic))
-        {
-            return (what, help);
-        }
-    }
-    ("a file of unknown format", CHECK)
 }

@@ -12,6 +12,7 @@
 //! itself is checked against the file's length and the machine's memory before any of it is used,
 //! and all of that happens before KVM is asked for anything.
 
+pub mod bootconfig;
 pub mod bzimage;
 pub mod cache;
 pub mod cmdline;
@@ -25,6 +26,7 @@ pub mod kernel;
 pub mod linux;
 pub mod payload;
 pub mod pvh;
+pub mod recognize;
 pub mod setup;
 pub mod source;
 pub mod unpacked;

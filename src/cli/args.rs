@@ -1,6 +1,5 @@
 //! `bantam run`: its options.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -99,8 +98,12 @@ pub struct RunArgs {
     pub dry_run: bool,
 
     /// Start the machine again when its guest reboots, instead of ending
-    #[arg(long)]
+    #[arg(long, overrides_with = "no_reboot")]
     reboot: bool,
+
+    /// End the machine when its guest reboots, also where the configuration file has 'reboot = true'
+    #[arg(long, overrides_with = "reboot")]
+    no_reboot: bool,
 
     /// End the machine after this time: 30s, 5m
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
@@ -129,26 +132,11 @@ impl RunArgs {
             protocol: self.protocol,
             unpack: self.unpack,
             cache: self.no_cache.then_some(false),
-            reboot: self.reboot.then_some(true),
+            reboot: match (self.reboot, self.no_reboot) {
+                (_, true) => Some(false),
+                (reboot, false) => reboot.then_some(true),
+            },
             time_limit: self.time_limit.clone(),
         }
     }
-}
-
-/// Options as QEMU spells them, in our spelling.
-pub fn habits(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
-    const HABITS: [(&str, &str); 6] = [
-        ("-kernel", "--kernel"),
-        ("-initrd", "--initrd"),
-        ("-append", "--append"),
-        ("-cdrom", "--cdrom"),
-        ("-smp", "--cpus"),
-        ("-cpus", "--cpus"),
-    ];
-    args.map(|arg| {
-        HABITS
-            .iter()
-            .find(|(theirs, _)| arg == *theirs)
-            .map_or(arg, |(_, ours)| (*ours).into())
-    })
 }

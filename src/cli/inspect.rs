@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::boot::{Kernel, inspect};
+use crate::config::elsewhere;
 use crate::error::{ExitStatus, Failure};
 
 /// Options of `bantam inspect`.
@@ -16,6 +17,8 @@ pub struct InspectArgs {
 
 /// Prints what is known of the image.
 pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
+    elsewhere::check("kernel", &args.image)
+        .map_err(|error| Failure::new(ExitStatus::Usage, &error))?;
     let kernel =
         Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
     super::print_bytes(inspect::inspect(&kernel).text().as_bytes())

@@ -1,19 +1,23 @@
 //! The command line: clap types, one file per subcommand.
 //!
-//! What QEMU's users type from habit is understood: `-kernel`, `-initrd`, `-append`, `-m`, `-smp`.
+//! What users of QEMU and docker type from habit gets an answer: [`habits`] is the table, [`words`]
+//! finds them among the arguments.
 
 mod args;
 mod check;
+pub mod habits;
 mod image;
 mod inspect;
 mod run;
+mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, say};
+use crate::error::{ExitStatus, Failure, printable, say};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -66,16 +70,26 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitStatus {
     match dispatch(args) {
         Ok(status) => status,
         Err(failure) => {
-            say(&format!("error: {}", failure.error));
-            say(&format!("help: {}", failure.help));
+            // Both may hold names and words from anywhere.
+            say(&format!("error: {}", printable(&failure.error)));
+            say(&format!("help: {}", printable(&failure.help)));
             failure.status
         }
     }
 }
 
 fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure> {
-    let cli = match Cli::try_parse_from(args::habits(args)) {
+    let command = Cli::command();
+    let words = words::translate(&command, args)?;
+    let parsed = command
+        .try_get_matches_from(&words)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            say(&words::commands(&Cli::command(), &words));
+            return Ok(ExitStatus::Usage);
+        }
         Err(error) if error.use_stderr() => return Err(usage_failure(&error)),
         Err(help_or_version) => {
             // Nobody to tell where standard output is closed.
@@ -112,10 +126,7 @@ fn usage_failure(error: &clap::Error) -> Failure {
         .find_map(|line| line.trim().strip_prefix("tip: "))
         .map(str::to_owned);
     let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-    if !first.starts_with("error: ") {
-        // No subcommand: clap prints the whole help.
-        message = "no command is given".into();
-    } else if !missing.is_empty() {
+    if !missing.is_empty() {
         message = format!("{message} {}", missing.join(" "));
     }
     Failure {

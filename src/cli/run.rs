@@ -11,11 +11,15 @@ use crate::machine::{Exit, Plan, StartError, report, session};
 pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     start_log(args.verbose);
     let usage = |error: ConfigError| Failure::new(ExitStatus::Usage, &error);
-    let below = match &args.config {
-        Some(path) => file::read(path).map_err(usage)?,
-        None => crate::config::Layer::default(),
-    };
-    let mut config = VmConfig::resolve(args.layer().over(below)).map_err(usage)?;
+    let file = args.config.as_deref().map(file::read).transpose();
+    let file = file.map_err(usage)?;
+    let flags = args.layer();
+    let below = file.as_ref().map(|file| file.layer.clone());
+    let resolved = VmConfig::resolve(flags.clone().over(below.unwrap_or_default()));
+    let mut config = resolved.map_err(|error| match &file {
+        Some(file) => usage(file.locate(error, &flags)),
+        None => usage(error),
+    })?;
     for disk in &mut config.disks {
         disk.access.look_only = args.dry_run;
     }

@@ -3,14 +3,17 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Help, io_reason};
+use crate::error::{Help, io_reason, nearest};
 
 /// A mistake in the command line or the configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Neither flag nor file names one.
     #[error("no kernel is given")]
-    NoKernel,
+    NoKernel {
+        /// A CD or DVD that may have one.
+        cdrom: Option<PathBuf>,
+    },
     /// Both are given.
     #[error("a kernel and an ISO to boot are given")]
     KernelAndIso {
@@ -47,22 +50,42 @@ pub enum ConfigError {
         /// The host's reason.
         source: io::Error,
     },
-    /// Not TOML, or a value of the wrong type.
-    #[error("configuration {}, line {line}: {message}", path.display())]
-    Syntax {
+    /// What `--config` names is no such file.
+    #[error("configuration {} {what}", path.display())]
+    NoConfig {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// The parser's words.
+        /// "is a directory" and the like.
+        what: String,
+    },
+    /// Not TOML, or a value of the wrong type.
+    #[error("configuration {place}: {message}")]
+    Syntax {
+        /// File, line and column.
+        place: String,
+        /// What is wrong there.
         message: String,
+        /// What is right.
+        help: String,
+    },
+    /// Another mistake, in a configuration file.
+    #[error("configuration {place}: {source}")]
+    At {
+        /// File, line and column.
+        place: String,
+        /// The mistake.
+        source: Box<ConfigError>,
     },
 }
 
 impl Help for ConfigError {
     fn help(&self) -> String {
         match self {
-            ConfigError::NoKernel => {
+            ConfigError::NoKernel { cdrom: Some(iso) } => format!(
+                "'--iso {}' boots the kernel in it and attaches it as well",
+                iso.display()
+            ),
+            ConfigError::NoKernel { cdrom: None } => {
                 "name one: 'bantam run /boot/vmlinuz-...'; see 'bantam run --help'".into()
             }
             ConfigError::KernelAndIso { iso } => format!(
@@ -70,25 +93,17 @@ impl Help for ConfigError {
                 iso.display()
             ),
             ConfigError::Value { help, .. } => help.clone(),
-            ConfigError::UnknownKey { key, known, .. } => match nearest(key, known) {
+            ConfigError::UnknownKey { key, known, .. } => match nearest(key, known.iter().copied())
+            {
                 Some(near) => format!("did you mean '{near}'?"),
                 None => format!("the keys are: {}", known.join(", ")),
             },
             ConfigError::File { .. } => "check the path given to --config".into(),
-            ConfigError::Syntax { .. } => {
-                "the file is TOML: key = \"value\"; docs/configuration.md has an example".into()
+            ConfigError::NoConfig { .. } => {
+                "give a TOML file to --config; kernels and disks are named in it".into()
             }
+            ConfigError::Syntax { help, .. } => help.clone(),
+            ConfigError::At { source, .. } => source.help(),
         }
     }
-}
-
-/// The known word that `word` was most likely meant to be.
-fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
-    const SIMILAR: f64 = 0.65;
-    known
-        .iter()
-        .map(|k| (strsim::jaro_winkler(word, k), *k))
-        .filter(|(score, _)| *score >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| k)
 }

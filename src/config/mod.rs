@@ -11,6 +11,7 @@
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
 pub mod disk;
+pub mod elsewhere;
 pub mod error;
 pub mod file;
 pub mod values;
@@ -156,6 +157,18 @@ impl VmConfig {
     /// See [`ConfigError`].
     pub fn resolve(layer: Layer) -> Result<Self, ConfigError> {
         let mut cdroms = layer.cdroms;
+        let named = [
+            ("kernel", &layer.kernel),
+            ("--initrd", &layer.initrd),
+            ("--iso", &layer.iso),
+        ];
+        for (option, path) in named {
+            path.iter()
+                .try_for_each(|path| elsewhere::check(option, path))?;
+        }
+        cdroms
+            .iter()
+            .try_for_each(|path| elsewhere::check("--cdrom", path))?;
         let boot = match (layer.kernel, layer.iso) {
             (Some(_), Some(iso)) => return Err(ConfigError::KernelAndIso { iso }),
             (Some(kernel), None) => BootFrom::Kernel(kernel),
@@ -165,7 +178,11 @@ impl VmConfig {
                 }
                 BootFrom::Iso(iso)
             }
-            (None, None) => return Err(ConfigError::NoKernel),
+            (None, None) => {
+                return Err(ConfigError::NoKernel {
+                    cdrom: cdroms.into_iter().next(),
+                });
+            }
         };
         let memory = match &layer.memory {
             Some(text) => values::memory(text)?,
@@ -177,12 +194,16 @@ impl VmConfig {
             Some(text) => values::topology(text)?,
             None => Topology::flat(1),
         };
+        let disks = disk::disks(&layer.disks, &cdroms, topology.cpus())?;
+        for disk in &disks {
+            elsewhere::check("--disk", &disk.path)?;
+        }
         Ok(VmConfig {
             boot,
             initrd: layer.initrd,
             append: layer.append,
             cmdline: layer.cmdline,
-            disks: disk::disks(&layer.disks, &cdroms, topology.cpus())?,
+            disks,
             topology,
             memory,
             memory_backing,
@@ -231,7 +252,7 @@ mod tests {
     fn a_kernel_is_needed() {
         assert!(matches!(
             VmConfig::resolve(Layer::default()),
-            Err(ConfigError::NoKernel)
+            Err(ConfigError::NoKernel { .. })
         ));
     }
 }

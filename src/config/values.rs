@@ -66,8 +66,10 @@ pub(super) fn number_and_unit(text: &str) -> Option<(u64, String)> {
 pub fn memory(text: &str) -> Result<u64, ConfigError> {
     const KEY: &str = "--memory";
     const FORMS: &str = "write a number with a unit: 512M, 2G";
+    // Others' spelling of the same.
+    let size = text.strip_prefix("size=").unwrap_or(text);
     let (number, unit) =
-        number_and_unit(text).ok_or_else(|| wrong(KEY, text, "not a size", FORMS))?;
+        number_and_unit(size).ok_or_else(|| wrong(KEY, text, "not a size", FORMS))?;
     let shift = match unit.as_str() {
         "k" | "kb" | "kib" => 10,
         "" | "m" | "mb" | "mib" => 20,
@@ -287,7 +289,7 @@ pub fn console(text: &str) -> Result<Console, ConfigError> {
 }
 
 /// Splits at commas; two in a row are one that belongs to the word.
-pub(super) fn split_commas(text: &str) -> Vec<String> {
+pub(crate) fn split_commas(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -142,7 +142,7 @@ impl Plan {
         let mut append = config.append.clone();
         let mut initrd = None;
         if let Some((source, words)) = inside {
-            append.insert(0, words.into());
+            append.insert(0, words);
             initrd = Some(Initrd::place(source, &placement, config.memory)?);
         }
         if let Some(path) = &config.initrd {

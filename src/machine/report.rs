@@ -56,6 +56,9 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     if let Some(limit) = plan.config.time_limit {
         writeln!(out, "limit     {} s", limit.as_secs_f64())?;
     }
+    if plan.config.reboot {
+        writeln!(out, "reboot    starts the machine again")?;
+    }
     writeln!(out, "cmdline   {}", plan.cmdline)?;
     write_memory(out, plan)?;
     write_devices(out, plan)

@@ -1,0 +1,113 @@
+//! What is typed: commands, options, their values.
+
+use std::process::{Command, Stdio};
+
+use crate::common::{bantam, run};
+use crate::{USAGE, kernel, refused};
+
+#[test]
+fn no_or_unknown_words() {
+    refused(&run(&["rum"]), USAGE, &["rum", "run"]);
+    refused(
+        &run(&["run", "--memroy", "1G"]),
+        USAGE,
+        &["--memroy", "--memory"],
+    );
+    refused(&run(&["run"]), USAGE, &["no kernel"]);
+    refused(&run(&["run", "a", "--kernel", "b"]), USAGE, &["--kernel"]);
+    refused(
+        &run(&["run", kernel(), "--protocol", "bios"]),
+        USAGE,
+        &["bios", "pvh"],
+    );
+}
+
+/// Without a command, those that there are: each in one line, with what it is for.
+#[test]
+fn a_bare_bantam_lists_its_commands() {
+    for (args, commands) in [
+        (
+            &[][..],
+            &["run", "check", "inspect", "image", "completions", "man"][..],
+        ),
+        (&["image"], &["create", "info", "convert", "resize"]),
+    ] {
+        let outcome = run(args);
+        assert_eq!(outcome.code(), USAGE, "{outcome:?}");
+        assert_eq!(outcome.stdout, "");
+        let lines: Vec<_> = outcome.stderr.lines().collect();
+        assert_eq!(lines.len(), commands.len() + 1, "{outcome:?}");
+        for (line, command) in lines.iter().zip(commands) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let at = 1 + args.len();
+            assert_eq!((words[0], words[at]), ("bantam", *command));
+            assert!(words.len() > at + 3 && line.len() <= 110, "{line}");
+        }
+        assert!(lines[commands.len()].contains("--help"), "{outcome:?}");
+    }
+}
+
+#[test]
+fn sizes_counts_and_times() {
+    let with = |key: &str, value: &str| run(&["run", kernel(), key, value, "--dry-run"]);
+    for value in ["0", "0G", "lots", "-5", "1.5G", "4097K", "3X", ""] {
+        refused(&with("--memory", value), USAGE, &["--memory"]);
+    }
+    refused(
+        &with("--memory", "70000T"),
+        USAGE,
+        &["more than this host can give", "at most"],
+    );
+    for value in ["0", "x", "255", "99999999999", "4,cores=3", "2,socks=2"] {
+        refused(&with("--cpus", value), USAGE, &["--cpus"]);
+    }
+    for value in ["0", "soon", "10y"] {
+        refused(&with("--time-limit", value), USAGE, &["--time-limit"]);
+    }
+    for value in ["tty", "file=", ""] {
+        refused(
+            &with("--console", value),
+            USAGE,
+            &["--console", "stdio, none, pty, file=PATH"],
+        );
+    }
+}
+
+#[test]
+fn command_lines() {
+    let long = "x".repeat(2048);
+    let outcome = run(&["run", kernel(), "--append", &long, "--dry-run"]);
+    refused(
+        &outcome,
+        USAGE,
+        &["bytes long", "this kernel reads 2047", "shorten"],
+    );
+    let outcome = run(&["run", kernel(), "--cmdline", &"x".repeat(2047), "--dry-run"]);
+    assert_eq!(outcome.code(), 0, "the limit itself is good: {outcome:?}");
+    refused(
+        &run(&["run", kernel(), "--append", "a\nb", "--dry-run"]),
+        USAGE,
+        &["control character"],
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in [
+        &["run", "--help"][..],
+        &["completions", "bash"],
+        &["man"],
+        &["check"],
+    ] {
+        let mut child = Command::new(bantam())
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.code().is_some(), "{args:?} ended by a signal");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    }
+}
