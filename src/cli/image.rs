@@ -61,7 +61,7 @@ enum Command {
         /// The image
         path: PathBuf,
     },
-    /// Copy a disk into a new image, with what is in its backing files
+    /// Copy a disk into a new image
     Convert {
         /// Format to read: raw unless the name ends in .qcow2
         #[arg(short, long, value_enum)]
@@ -69,6 +69,9 @@ enum Command {
         /// Format to write: raw unless the name ends in .qcow2
         #[arg(short = 'O', long, value_enum)]
         output_format: Option<Format>,
+        /// Read the backing file that the image names, and put what is in it into the copy
+        #[arg(long)]
+        backing: bool,
         /// The image to read
         from: PathBuf,
         /// The file to make
@@ -82,6 +85,9 @@ enum Command {
         /// Let the disk become shorter, and lose what is at its end
         #[arg(long)]
         shrink: bool,
+        /// Read the backing file that the image names, where its old end needs that
+        #[arg(long)]
+        backing: bool,
         /// The image
         path: PathBuf,
         /// 20G, or +5G, or -5G
@@ -107,13 +113,12 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
         } => {
             let wanted = Create {
                 path,
-                format: format.unwrap_or(Format::of_name(path)),
+                format: *format,
                 len: len.as_deref().map(size).transpose()?,
                 cluster: cluster_size.as_deref().map(size).transpose()?,
                 backing: backing.as_deref().zip(*backing_format),
             };
-            let len = create::create(&wanted).map_err(failed)?;
-            let format = wanted.format;
+            let (len, format) = create::create(&wanted).map_err(failed)?;
             format!("{}: {format}, {}\n", path.display(), amount(len))
         }
         Command::Info { format, json, path } => {
@@ -130,23 +135,21 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
         Command::Convert {
             format,
             output_format,
+            backing,
             from,
             to,
         } => {
-            let read = format.unwrap_or(Format::of_name(from));
-            let write = output_format.unwrap_or(Format::of_name(to));
             let mut bar = Bar::new();
-            let len = convert((from, read), (to, write), |at, of| bar.show(at, of));
+            let (from, to) = ((from.as_path(), *format), (to.as_path(), *output_format));
+            let made = convert(from, to, *backing, |at, of| bar.show(at, of));
             bar.end();
-            format!(
-                "{}: {write}, {}\n",
-                to.display(),
-                amount(len.map_err(failed)?)
-            )
+            let (len, format) = made.map_err(failed)?;
+            format!("{}: {format}, {}\n", to.0.display(), amount(len))
         }
         Command::Resize {
             format,
             shrink,
+            backing,
             path,
             size: text,
         } => {
@@ -155,8 +158,8 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
                 Some(("-", less)) => Length::Less(size(less)?),
                 _ => Length::To(size(text)?),
             };
-            let format = format.unwrap_or(Format::of_name(path));
-            let (old, new) = resize::resize(path, format, length, *shrink).map_err(failed)?;
+            let (old, new) =
+                resize::resize(path, *format, length, *shrink, *backing).map_err(failed)?;
             let path = path.display();
             format!("{path}: {} where it was {}\n", amount(new), amount(old))
         }

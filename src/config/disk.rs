@@ -69,6 +69,7 @@ impl Disk {
         Disk {
             access: Access {
                 format: Format::of_name(&path),
+                guessed: true,
                 ..Access::default()
             },
             path,
@@ -173,6 +174,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
             "discard" => disk.discard = switch()?,
             "backing" => disk.access.backing = switch()?,
             "format" => {
+                disk.access.guessed = false;
                 disk.access.format = match value {
                     "raw" => Format::Raw,
                     "qcow2" => Format::Qcow2,

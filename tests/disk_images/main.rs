@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod foreign;
 mod ours;
 mod refused;
 mod theirs;
@@ -35,7 +36,7 @@ fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 15] = [
         ("images_of_qemu_img_read_the_same", theirs::corpus),
         ("chains_of_qemu_img_read_the_same", theirs::chains),
         (
@@ -54,6 +55,10 @@ fn main() {
             "backing_files_need_a_word_and_the_same_folder",
             refused::backing,
         ),
+        ("images_of_others_are_never_taken_for_raw", foreign::images),
+        ("packed_images_are_never_taken_for_raw", foreign::packed),
+        ("names_of_other_formats_need_a_word", foreign::names),
+        ("qcow2_under_another_name_is_called_so", foreign::unnamed),
         ("damaged_images_are_one_clear_error", refused::damaged),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
@@ -128,6 +133,7 @@ fn read_by_bantam(folder: &Folder, image: &Path, format: Format) -> Vec<u8> {
         &format.to_string(),
         "-O",
         "raw",
+        "--backing",
         names[0],
         names[1],
     ]);

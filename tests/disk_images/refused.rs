@@ -31,6 +31,23 @@ pub fn backing() {
         &image,
         &["rests on a backing file, 'base.raw'", "backing=on"],
     );
+    // A downloaded image names a file of its user's: nothing of that comes into a copy.
+    let copy = folder.word("inside/copy.raw");
+    let before = std::fs::read(&image).unwrap();
+    for words in [
+        &["image", "convert", &image, &copy][..],
+        &["image", "resize", &image, "+1M"],
+    ] {
+        let outcome = run(words);
+        assert_eq!(outcome.code(), 3, "{outcome:?}");
+        let told = "rests on a backing file, 'base.raw'";
+        assert!(outcome.stderr.contains(told), "{outcome:?}");
+        assert!(outcome.stderr.contains("--backing"), "{outcome:?}");
+        assert!(!Path::new(&copy).exists(), "{words:?}");
+        assert!(std::fs::read(&image).unwrap() == before, "{words:?}");
+    }
+    bantam_image(&["convert", "--backing", &image, &copy]);
+    assert!(std::fs::read(&copy).unwrap().starts_with(&[2; 4096]));
     let kernel = common::guest::elf().to_str().unwrap();
     let with = format!("{image},backing=on");
     let outcome = run(&["run", kernel, "--dry-run", "--disk", &with]);

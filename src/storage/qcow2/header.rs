@@ -14,10 +14,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::error::io_reason;
-use crate::storage::SECTOR_BYTES;
+use crate::storage::{SECTOR_BYTES, aligned};
 
 /// Bytes that every header has: version 2, the shorter one.
 pub const HEADER_BYTES: usize = 72;
@@ -29,8 +28,6 @@ pub const MAGIC: &[u8] = b"QFI\xfb";
 const LOOKED_AT: usize = 64 << 10;
 /// What the library makes at the most.
 const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
-/// A multiple of what direct I/O wants.
-const ALIGNMENT: usize = 4096;
 const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 /// Incompatible features, by their bits, and what to do about them. Bit 2, an external data file,
@@ -83,24 +80,13 @@ pub fn be32(header: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// The `len` bytes of `file` at `offset`, or those that there are. The file may be open for direct
-/// I/O.
+/// The `len` bytes of `file` at `offset`, or those that there are.
 fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-    let fault = |source| Fault {
+    aligned::read(file, offset, len).map_err(|source| Fault {
         reason: io_reason(&source),
         help: CHECK,
         direct: Some(source),
-    };
-    let skip = (offset % ALIGNMENT as u64) as usize;
-    let wanted = skip.saturating_add(len).next_multiple_of(ALIGNMENT);
-    let mut block = vec![0; wanted.saturating_add(ALIGNMENT)];
-    let start = block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    let room = block.get_mut(start..).unwrap_or_default();
-    let room = room.get_mut(..wanted).unwrap_or_default();
-    let at = offset.saturating_sub(skip as u64);
-    let there = file.read_at(room, at).map_err(fault)?;
-    let end = there.min(skip.saturating_add(len));
-    Ok(room.get(skip..end).unwrap_or_default().to_vec())
+    })
 }
 
 /// A number of the header, or of a table.

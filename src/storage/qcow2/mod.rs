@@ -213,10 +213,10 @@ impl Chain {
     ) -> Result<Layer, OpenError> {
         let wrong = |reason: String, help: &str| Err(damaged(above, reason, help));
         if !self.access.backing {
-            return wrong(
-                format!("it rests on a backing file, '{name}'"),
-                "if you trust the image, allow it with 'backing=on'",
-            );
+            return Err(OpenError::Rests {
+                path: above.into(),
+                name: name.into(),
+            });
         }
         let format = match format {
             Some("qcow2") => Format::Qcow2,
