@@ -1,4 +1,4 @@
-//! Reads that work on every file, also on one that is open for direct I/O.
+//! Reads and changes that work on every file, also on one that is open for direct I/O.
 //!
 //! O_DIRECT (open(2)) wants the offset, the length and the address of a read to be multiples of the
 //! device's block. So whole blocks are read into memory that begins at such an address, and what was
@@ -54,6 +54,36 @@ impl Buffer {
     }
 }
 
+/// Reads whole blocks, and writes them again.
+impl Buffer {
+    /// Changes the `len` bytes of `file` at `offset`, as far as there are any, and nothing else.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn change(
+        &mut self,
+        file: &File,
+        offset: u64,
+        len: usize,
+        change: impl FnOnce(&mut [u8]),
+    ) -> io::Result<()> {
+        let skip = (offset % BLOCK as u64) as usize;
+        let at = offset.saturating_sub(skip as u64);
+        let end = skip.saturating_add(len);
+        // Leaves the blocks in memory from an address on that direct I/O takes.
+        let there = self.read(file, at, end.next_multiple_of(BLOCK))?.len();
+        let start = self.memory.as_ptr().align_offset(BLOCK).min(BLOCK);
+        let blocks = self.memory.get_mut(start..).unwrap_or_default();
+        change(
+            blocks
+                .get_mut(skip..end.min(there).max(skip))
+                .unwrap_or_default(),
+        );
+        let blocks = blocks.get(..there).unwrap_or_default();
+        file.write_all_at(blocks, at)
+    }
+}
+
 /// The same, as a `Vec` of its own.
 ///
 /// # Errors
@@ -78,5 +108,13 @@ mod tests {
             assert_eq!(read, &bytes[offset..end], "{len} bytes at {offset}");
         }
         assert!(buffer.read(&file, 1 << 40, 10).unwrap().is_empty());
+        let mut wanted = bytes;
+        for (offset, len) in [(0, 1), (4095, 2), (9999, 1), (9999, 10)] {
+            let end = wanted.len().min(offset + len);
+            wanted[offset..end].fill(0xff);
+            let fill = |part: &mut [u8]| part.fill(0xff);
+            buffer.change(&file, offset as u64, len, fill).unwrap();
+        }
+        assert_eq!(read(&file, 0, 20_000).unwrap(), wanted);
     }
 }

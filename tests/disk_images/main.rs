@@ -16,6 +16,7 @@ mod foreign;
 mod ours;
 mod refused;
 mod theirs;
+mod writes;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -36,7 +37,7 @@ fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 16] = [
         ("images_of_qemu_img_read_the_same", theirs::corpus),
         ("chains_of_qemu_img_read_the_same", theirs::chains),
         (
@@ -60,6 +61,10 @@ fn main() {
         ("names_of_other_formats_need_a_word", foreign::names),
         ("qcow2_under_another_name_is_called_so", foreign::unnamed),
         ("damaged_images_are_one_clear_error", refused::damaged),
+        (
+            "writes_to_damaged_images_are_refused_or_harmless",
+            writes::damaged,
+        ),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
     let trials = tests.map(|(name, test)| common::trial(name, missing, test));

@@ -154,7 +154,7 @@ pub fn damaged() {
             "refcounts named twice",
             0x10008,
             first,
-            &["names a block twice"],
+            &["a refcount block is where something else is"],
         ),
     ];
     for (what, at, bytes, words) in patches {
