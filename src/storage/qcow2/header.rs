@@ -56,6 +56,7 @@ const EXTERNAL_DATA: u32 = 2;
 /// The table of names of features: entries of 48 bytes.
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME_BYTES: u32 = 48;
+const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 /// Only with an encryption that is refused before.
@@ -241,10 +242,7 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
         0 => layout.cluster(),
         name => name.min(layout.cluster()),
     };
-    let bitmaps = match version {
-        2 => None,
-        _ => extensions(&header, header_bytes, room)?,
-    };
+    let bitmaps = extensions(&header, header_bytes, room)?;
     let up_to_date = version == 3 && field64(88) & 1 != 0;
     if up_to_date && bitmaps.is_none() {
         return Err(fault("its header says two things of its bitmaps", CHECK));
@@ -279,12 +277,18 @@ fn extensions(header: &[u8], start: u32, end: u64) -> Result<Option<Bitmaps>, Fa
     let wrong = |what: &str| Err(fault(what, CHECK));
     let mut bitmaps = None;
     let mut at = start as usize;
-    // Past what was read there is nothing that the library would look at either.
-    while let (Some(kind @ 1..), Some(len)) = (be32(header, at), be32(header, at.saturating_add(4)))
-    {
+    while (at as u64) < end {
         let data = at.saturating_add(8);
-        if at as u64 >= end || (data as u64).saturating_add(len.into()) > end {
+        let number = |at: usize| be32(header, at);
+        let (Some(kind), Some(len)) = (number(at), number(at.saturating_add(4))) else {
+            // Past what was read there is nothing that the library would look at either.
+            break;
+        };
+        if (data as u64).saturating_add(len.into()) > end {
             return wrong("its header has an extension that does not fit into it");
+        }
+        if kind == EXTENSION_END {
+            break;
         }
         if kind == EXTENSION_FEATURE_NAMES && !len.is_multiple_of(FEATURE_NAME_BYTES) {
             return wrong("its table of features is damaged");

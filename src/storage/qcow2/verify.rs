@@ -170,6 +170,9 @@ impl<'a> Tables<'a> {
     /// Names the clusters of `bytes` bytes at `at`, which begin at the start of one.
     fn name(&mut self, at: u64, bytes: u64, usage: Use, what: &str) -> Result<(), Fault> {
         let cluster = self.layout.cluster();
+        if i64::try_from(at).is_err() {
+            return Err(damaged(format!("{what} is outside of the file ({at:#x})")));
+        }
         if !at.is_multiple_of(cluster) {
             return Err(damaged(format!(
                 "{what} is not at the start of a cluster ({at:#x})"
@@ -318,6 +321,8 @@ impl<'a> Tables<'a> {
     /// Names the table of snapshots and their L1 tables; returns where these are, and their entries.
     fn snapshots(&mut self) -> Result<Vec<(u64, u64)>, Fault> {
         let (at, count) = (self.layout.snapshots_at, self.layout.snapshots);
+        // Also where there are none: QEMU does not open the image otherwise.
+        self.name(at, 0, Use::Fixed, "its table of snapshots")?;
         if count == 0 {
             return Ok(Vec::new());
         }
