@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::config::values::image_size;
-use crate::error::{ExitStatus, Failure};
+use crate::error::{ExitStatus, Failure, escaped};
 use crate::image::convert::convert;
 use crate::image::create::{self, Create};
 use crate::image::info::{self, amount};
@@ -119,18 +119,14 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
                 backing: backing.as_deref().zip(*backing_format),
             };
             let (len, format) = create::create(&wanted).map_err(failed)?;
-            format!("{}: {format}, {}\n", path.display(), amount(len))
+            format!("{}: {format}, {}\n", escaped(path.display()), amount(len))
         }
         Command::Info { format, json, path } => {
             let info = info::info(path, *format).map_err(failed)?;
             if *json {
-                format!(
-                    "{}\n",
-                    serde_json::to_string_pretty(&info).unwrap_or_default()
-                )
-            } else {
-                info.text()
+                return super::print_json(&info);
             }
+            info.text()
         }
         Command::Convert {
             format,
@@ -144,7 +140,7 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
             let made = convert(from, to, *backing, |at, of| bar.show(at, of));
             bar.end();
             let (len, format) = made.map_err(failed)?;
-            format!("{}: {format}, {}\n", to.0.display(), amount(len))
+            format!("{}: {format}, {}\n", escaped(to.0.display()), amount(len))
         }
         Command::Resize {
             format,
@@ -160,11 +156,11 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
             };
             let (old, new) =
                 resize::resize(path, *format, length, *shrink, *backing).map_err(failed)?;
-            let path = path.display();
+            let path = escaped(path.display());
             format!("{path}: {} where it was {}\n", amount(new), amount(old))
         }
     };
-    super::print_bytes(text.as_bytes())
+    super::print_text(&text)
 }
 
 /// A line on standard error that tells how far long work is, where somebody may be looking.

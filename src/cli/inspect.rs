@@ -18,5 +18,5 @@ pub struct InspectArgs {
 pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
     let kernel =
         Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
-    super::print_bytes(inspect::inspect(&kernel).text().as_bytes())
+    super::print_text(&inspect::inspect(&kernel).text())
 }

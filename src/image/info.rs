@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{ImageError, host};
+use crate::error::escaped;
 use crate::storage::open::{self, Content, Format};
 use crate::storage::qcow2::manage::{self, Facts};
 use crate::storage::{Access, lock};
@@ -110,7 +111,7 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
 }
 
 impl Info {
-    /// Lines for a reader.
+    /// Lines for a reader, at a terminal perhaps.
     pub fn text(&self) -> String {
         let mut lines = vec![
             ("image", self.path.clone()),
@@ -137,7 +138,7 @@ impl Info {
         }
         lines
             .into_iter()
-            .map(|(name, value)| format!("{name:<10} {value}\n"))
+            .map(|(name, value)| format!("{name:<10} {}\n", escaped(value)))
             .collect()
     }
 }

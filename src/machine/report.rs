@@ -6,6 +6,7 @@ use super::plan::Plan;
 use crate::arch::x86_64::{e820, layout};
 use crate::boot::kernel::Format;
 use crate::config::{Console, MemoryBacking};
+use crate::error::escaped;
 
 /// The whole report.
 pub fn describe(plan: &Plan) -> String {
@@ -32,7 +33,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     writeln!(
         out,
         "kernel    {} ({format}, {})",
-        plan.config.boot.path().display(),
+        escaped(plan.config.boot.path().display()),
         placement.protocol.name()
     )?;
     writeln!(out, "entry     {:#x}", placement.entry)?;
@@ -40,7 +41,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
         writeln!(
             out,
             "initrd    {} ({} bytes)",
-            initrd.source().path().display(),
+            escaped(initrd.source().path().display()),
             initrd.len()
         )?;
     }
@@ -48,13 +49,13 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
         Console::Stdio => "standard input and output".to_owned(),
         Console::None => "none".to_owned(),
         Console::Pty => "a new pseudo-terminal".to_owned(),
-        Console::File(path) => path.display().to_string(),
+        Console::File(path) => escaped(path.display()),
     };
     writeln!(out, "console   {console}")?;
     if let Some(limit) = plan.config.time_limit {
         writeln!(out, "limit     {} s", limit.as_secs_f64())?;
     }
-    writeln!(out, "cmdline   {}", plan.cmdline)?;
+    writeln!(out, "cmdline   {}", escaped(&plan.cmdline))?;
     write_memory(out, plan)?;
     write_devices(out, plan)
 }
@@ -138,7 +139,7 @@ fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
         writeln!(
             out,
             "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
-            disk.config.path.display(),
+            escaped(disk.config.path.display()),
             disk.image.image.len() / crate::storage::SECTOR_BYTES,
             if disk.config.access.read_only {
                 "ro"
