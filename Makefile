@@ -21,7 +21,7 @@ run: build ## boot a stock Debian kernel with a root disk, to a shell (without a
 test: setup guests ## every test, on this host's KVM or in the lab
 	cargo test --no-fail-fast
 
-soak: setup ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 2000 damages
+soak: setup ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 5000 damages
 	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images
 
 lint: ## formatting, clippy, documentation; warnings are errors
