@@ -131,8 +131,8 @@ fn words_and_configurations() {
         format!("memory = {quoted}\n"),
         format!("disk = {quoted}\n"),
         format!("kernel = {quoted}\n"),
-        format!("kernel = \u{1b}[2J\n"),
-        format!("kernel\u{9b} = 1\n"),
+        "kernel = \u{1b}[2J\n".into(),
+        "kernel\u{9b} = 1\n".into(),
     ] {
         let file = folder.word("vm.toml");
         std::fs::write(&file, &text).unwrap();

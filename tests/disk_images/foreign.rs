@@ -148,7 +148,10 @@ pub fn unnamed() {
     let image = folder.word("fresh.img");
     qemu_img(&["create", "-f", "qcow2", &image, "1M"]);
     let before = std::fs::read(&image).unwrap();
-    assert!(before.len() % 512 != 0, "the case that was misread");
+    assert!(
+        !before.len().is_multiple_of(512),
+        "the case that was misread"
+    );
     let kernel = common::guest::elf().to_str().unwrap();
     let out = folder.word("out.raw");
     for (words, way) in [

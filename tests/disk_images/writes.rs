@@ -59,10 +59,17 @@ pub fn damaged() {
     };
     let folder = Folder::new();
     let bases: Vec<_> = BASES.iter().map(|base| make(&folder, base)).collect();
-    // Undamaged, none may be refused.
-    for (bytes, (options, _)) in bases.iter().zip(BASES) {
-        let outcome = round(&folder, bytes.clone(), 0, false);
-        assert!(outcome.is_ok(), "{options}: {outcome:?}");
+    // Undamaged, none may be refused, and the disk as it was at a snapshot stays so.
+    for (bytes, (options, steps)) in bases.iter().zip(BASES) {
+        std::fs::write(folder.path("damaged.qcow2"), bytes).unwrap();
+        let before = steps.contains(&Step::Snapshot).then(|| snapshot(&folder));
+        for resize in [false, true] {
+            let outcome = round(&folder, bytes.clone(), 0, resize);
+            assert!(outcome.is_ok(), "{options}: {outcome:?}");
+            if let Some(before) = &before {
+                assert!(snapshot(&folder) == *before, "the snapshot of {options}");
+            }
+        }
     }
     let (mut refused, mut written) = (BTreeSet::new(), 0);
     for number in 0..rounds {
@@ -87,6 +94,14 @@ pub fn damaged() {
         "{written} of {rounds} were written to"
     );
     assert!(refused.len() >= 10, "{refused:?}");
+}
+
+/// The disk at the snapshot.
+fn snapshot(folder: &Folder) -> Vec<u8> {
+    let (image, plain) = (folder.word("damaged.qcow2"), folder.word("plain.raw"));
+    let args = ["convert", "-f", "qcow2", "-O", "raw", "-l", "before"];
+    qemu_img(&[&args[..], &[&image, &plain]].concat());
+    std::fs::read(plain).unwrap()
 }
 
 /// Makes one of the images.

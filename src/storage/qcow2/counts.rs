@@ -57,6 +57,21 @@ impl Counts {
         self.bytes.len() as u64
     }
 
+    /// The first cluster from `from` on of which anything is known.
+    pub fn next(&self, from: u64) -> Option<u64> {
+        // Long stretches of which nothing is known are passed quickly.
+        const STRETCH: usize = 4096;
+        let start = usize::try_from(from).ok()?;
+        let rest = self.bytes.get(start..)?;
+        let zeros = rest
+            .chunks(STRETCH)
+            .take_while(|part| part.iter().all(|byte| *byte == 0))
+            .count()
+            .saturating_mul(STRETCH);
+        let after = rest.get(zeros..)?.iter().position(|byte| *byte != 0)?;
+        Some(from.saturating_add((zeros + after) as u64))
+    }
+
     fn byte(&self, cluster: u64) -> u8 {
         let byte = usize::try_from(cluster)
             .ok()
@@ -133,6 +148,22 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_is_found_in_order() {
+        let mut counts = Counts::new(20_000);
+        let known = [0, 1, 4095, 4096, 12_288, 19_999];
+        for cluster in known {
+            assert!(counts.name(cluster, Use::Fixed, 1));
+        }
+        let (mut found, mut from) = (Vec::new(), 0);
+        while let Some(cluster) = counts.next(from) {
+            found.push(cluster);
+            from = cluster + 1;
+        }
+        assert_eq!(found, known);
+        assert_eq!(counts.next(u64::MAX), None);
+    }
 
     #[test]
     fn uses_that_do_not_go_together_are_refused_and_counts_have_no_end() {

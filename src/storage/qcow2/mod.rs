@@ -1,6 +1,6 @@
 //! qcow2 images, by the imago library: sparse files that may rest on a backing file.
 //!
-//! [`manage`] makes and changes images as files. [`header`] and [`verify`] look at an image before the
+//! [`manage`] makes and changes images as files. `header` and `verify` look at an image before the
 //! library does: what is written to has good tables.
 //!
 //! imago keeps the format's tables; here is what a VMM decides for itself: which files an image may

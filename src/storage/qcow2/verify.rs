@@ -14,10 +14,10 @@
 //! inside of the file, named for one purpose, and counted at least as often as it is named. Clusters
 //! that are counted and that nothing names are lost space, and harmless.
 //!
-//! What this takes: the tables are read once or twice, those that are holes of the file not at all.
-//! An L2 table is read once, however many snapshots name it, so the time is in proportion to the
-//! bytes of tables that the file really has, and to the number of its clusters. A byte of memory is
-//! used for each cluster of the file, at most [`MAX_CLUSTERS`]. Nothing calls itself.
+//! What this takes: an L2 table is read once, however many snapshots name it, a refcount block twice,
+//! and what is a hole of the file not at all. So the time is in proportion to the bytes of tables that
+//! the file really has. A byte of memory is used for each cluster of the file that anything is known
+//! of; there may be [`MAX_CLUSTERS`]. Nothing calls itself.
 
 use std::fs::File;
 use std::io;
@@ -87,12 +87,14 @@ pub fn verify(file: &File, layout: &Layout) -> Result<Uncounted, Fault> {
     for (at, entries) in snapshots {
         tables.l1(at, entries, Use::SnapshotL2)?;
     }
-    for cluster in 0..tables.counts.len() {
+    let mut next = 0;
+    while let Some(cluster) = tables.counts.next(next) {
         match tables.counts.usage(cluster) {
             Use::ActiveL2 => tables.l2(cluster, Use::ActiveData)?,
             Use::SnapshotL2 => tables.l2(cluster, Use::SnapshotData)?,
             _ => {}
         }
+        next = cluster.saturating_add(1);
     }
     tables.compare(&blocks)
 }
@@ -507,11 +509,13 @@ impl<'a> Tables<'a> {
     fn compare(mut self, blocks: &[u64]) -> Result<Uncounted, Fault> {
         let order = self.layout.refcount_order;
         let per_block = (self.layout.cluster() * 8) >> order;
-        let needed = self.counts.len().div_ceil(per_block);
         let mut unsure = std::mem::take(&mut self.unsure);
         unsure.sort_unstable();
         let mut places = Vec::new();
-        for index in 0..needed {
+        let mut next = 0;
+        while let Some(cluster) = self.counts.next(next) {
+            let index = cluster / per_block;
+            next = index.saturating_add(1).saturating_mul(per_block);
             let block = blocks.get(index as usize).copied().unwrap_or(0);
             self.refcounts(index, block, |tables, cluster, stored| {
                 let named = tables.counts.count(cluster);
