@@ -38,7 +38,7 @@ test: guests ## every test, on this host's KVM or in the lab
 	$(SETUP) build test
 	cargo test --no-fail-fast
 
-soak: ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 2000 damages
+soak: ## the tests of durability and of damaged images, for longer: 200 kills of each kind of disk, 5000 damages
 	$(SETUP) build test
 	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images
 

@@ -1,6 +1,6 @@
 //! How an error reaches the user: one line that names the thing, one that says what to do.
 
-use std::borrow::Cow;
+use std::fmt::Display;
 use std::io::{self, Write};
 
 /// An error that knows what its reader can do about it.
@@ -51,9 +51,63 @@ impl Failure {
     }
 }
 
-/// Prints a line to standard error. One that is closed or full is no reason to end a machine.
+/// Prints a line, or several, to standard error. One that is closed or full is no reason to end a
+/// machine.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", escaped_lines(line));
+}
+
+/// `text` as it may go to a terminal, on one line.
+///
+/// Names and words that come from a file, a folder or another program can hold anything: codes that
+/// move the cursor, set the window's title or answer in the user's name, line feeds that make a line
+/// which looks like one of ours, and letters that turn the direction of what follows. Each such
+/// character is shown by its number: `\u{1b}`.
+pub fn escaped(text: impl Display) -> String {
+    escape(&text.to_string(), |_| false)
+}
+
+/// The same for a text of several lines: line feeds stay. What comes from outside within it has to be
+/// [`escaped`] before, or it could make lines of its own.
+pub fn escaped_lines(text: &str) -> String {
+    escape(text, |c| c == '\n')
+}
+
+fn escape(text: &str, stays: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_unseen(c) && !stays(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Characters that do something else than to be seen: controls (ECMA-48), and those of Unicode that
+/// have no width or turn the direction of writing (Unicode, category Cf, and the line separators).
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// JSON as it may go to a terminal. Line feeds are between its values; within them JSON has escapes
+/// of its own, and these are used here for all other characters that are not seen.
+pub fn escaped_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !is_unseen(c) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    shown
 }
 
 /// An I/O error in words: the host's text without its `(os error n)`.
@@ -63,23 +117,6 @@ pub fn io_reason(error: &io::Error) -> String {
         Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
         None => text,
     }
-}
-
-/// `text` without what a terminal would obey: control characters, and those that turn the direction
-/// of writing round, are shown as escapes. Names of files may hold any of them.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    let harmless = |c: char| {
-        !c.is_control()
-            && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if text.chars().all(harmless) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = text.chars().map(|c| match harmless(c) {
-        true => c.to_string(),
-        false => c.escape_default().to_string(),
-    });
-    Cow::Owned(escaped.collect())
 }
 
 /// The known word that `word` was most likely meant to be; of several as near, the first.
@@ -100,16 +137,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_obeys_nothing_of_a_name() {
-        assert_eq!(printable("a b\u{e9}"), "a b\u{e9}");
-        assert_eq!(printable("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
-    }
-
-    #[test]
     fn the_nearest_word_is_near() {
         let known = ["memory", "initrd", "cpus"];
         assert_eq!(nearest("memroy", known), Some("memory"));
         assert_eq!(nearest("intrd", known), Some("initrd"));
         assert_eq!(nearest("xyzzy", known), None);
+    }
+
+    #[test]
+    fn what_is_not_seen_is_shown_by_its_number() {
+        assert_eq!(escaped("Grüße, 世界 \\ \"x\""), "Grüße, 世界 \\ \"x\"");
+        assert_eq!(escaped("a\x1b]0;b\x07c"), r"a\u{1b}]0;b\u{7}c");
+        assert_eq!(escaped("a\nhelp: b\r"), r"a\u{a}help: b\u{d}");
+        assert_eq!(escaped_lines("a\n\tb\u{9b}"), "a\n\\u{9}b\\u{9b}");
+        assert_eq!(escaped("\u{202e}gpj"), r"\u{202e}gpj");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn json_says_the_same(text in "\\PC*", c in proptest::char::any()) {
+            let value = format!("{text}{c}\u{7f}\u{9b}\u{202e}\u{e0041}");
+            let json = escaped_json(&serde_json::to_string(&value).unwrap());
+            assert!(!json.chars().any(is_unseen), "{json}");
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
+        }
     }
 }

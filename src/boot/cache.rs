@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   $XDG_CACHE_HOME/bantam/kernels/   (else ~/.cache), 0700
-//!     v1-DEVICE-INODE-LENGTH-MTIME-CTIME    the vmlinux of the bzImage that stat(2) describes so
+//!     v2-DEVICE-INODE-LENGTH-MTIME-CTIME    the vmlinux of the bzImage that stat(2) describes so,
+//!                                           and at its end a mark: whose entry it is, and its name
 //! ```
 //!
 //! An entry is found by what stat(2) says of the bzImage: its inode's change time moves with every
@@ -10,24 +11,31 @@
 //! A file that was changed a moment ago could change again in the same tick of the clock, and is
 //! not kept yet.
 //!
-//! Entries are written under another name and renamed, so any number of machines may start at
-//! once; they are read-only and never written again. An entry is believed no more than a kernel that a user names: only a regular file of our own that nobody
-//! else may write is opened, and its headers are checked like any other's.
+//! Entries get their name when they are whole ([`unnamed`]), so any number of machines may start at
+//! once; they are read-only and never written again. An entry is believed no more than a kernel that
+//! a user names: only a regular file of our own that nobody else may write is opened, and its headers
+//! are checked like any other's.
+//!
+//! The folder may be anything, a link to the user's own files too. So only a file that ends with the
+//! mark is used, counted or removed, and no other is ever replaced, whatever its name is.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::source::Source;
+use crate::unnamed;
 
 /// All entries together; the oldest go first.
 const MAX_BYTES: u64 = 512 << 20;
 /// A change this long ago is followed by a later time stamp at the next one.
 const SETTLED: Duration = Duration::from_secs(2);
 /// Goes up when entries of before would be misread.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Before the name, at the end of each entry.
+const MARK: &[u8] = b"\nentry of bantam's cache of kernels: ";
 
 /// The folder of entries.
 #[derive(Debug, Clone)]
@@ -56,19 +64,17 @@ impl Cache {
         let path = self
             .folder
             .join(name(image, &image.file().metadata().ok()?));
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .ok()?;
-        let meta = file.metadata().ok()?;
-        // SAFETY: no arguments, cannot fail.
-        let ours = meta.uid() == unsafe { libc::geteuid() };
-        if !meta.is_file() || !ours || meta.mode() & 0o022 != 0 {
-            log::warn!("{}: not used: it is not ours alone", path.display());
-            return None;
+        path.symlink_metadata().ok()?;
+        match open_entry(&path) {
+            Some((file, _)) => Source::of_file(file, path).ok(),
+            None => {
+                log::warn!(
+                    "{}: not used: it is not an entry of our own",
+                    path.display()
+                );
+                None
+            }
         }
-        Source::of_file(file, path).ok()
     }
 
     /// Keeps `vmlinux` for `image`; `None` when the image is too new. `seen` is what stat(2) said
@@ -98,25 +104,29 @@ impl Cache {
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)?;
-        let name = name(image, meta);
-        let new = self.folder.join(format!(".{name}.{}", std::process::id()));
-        self.make_room(vmlinux.len() as u64);
-        let written =
-            write_new(&new, vmlinux).and_then(|()| fs::rename(&new, self.folder.join(&name)));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&new);
-            return Err(error);
+        let path = self.folder.join(name(image, meta));
+        if open_entry(&path).is_some() {
+            // Damaged, or made by another machine a moment ago; nobody else's in any case.
+            fs::remove_file(&path)?;
         }
-        Ok(self.find(image))
+        self.make_room(vmlinux.len() as u64);
+        match write_new(&self.folder, &path, vmlinux) {
+            // Somebody else's file has the name: that one stays.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(self.find(image)),
+        }
     }
 
-    /// Removes the oldest entries until `more` bytes fit, and what a crash has left half written.
+    /// Removes the oldest entries until `more` bytes fit.
     fn make_room(&self, more: u64) {
         let mut entries: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
+            let path = entry.path();
+            let Some((_, meta)) = open_entry(&path) else {
+                continue;
+            };
             let time = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            entries.push((time, meta.len(), entry.path()));
+            entries.push((time, meta.len(), path));
         }
         entries.sort();
         let mut total = entries
@@ -151,15 +161,60 @@ fn name(image: &Source, meta: &fs::Metadata) -> String {
     )
 }
 
-/// A file that nobody has seen before, read-only, its bytes on the disk.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file: File = OpenOptions::new()
+/// What stands at the end of the entry at `path`; `None` for a name that no entry has.
+fn mark_of(path: &Path) -> Option<Vec<u8>> {
+    let name = path.file_name()?.to_str()?;
+    name.starts_with('v')
+        .then(|| [MARK, name.as_bytes()].concat())
+}
+
+/// The file at `path`, if it is an entry that was made here.
+fn open_entry(path: &Path) -> Option<(File, fs::Metadata)> {
+    let mark = mark_of(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    let meta = file.metadata().ok()?;
+    // SAFETY: no arguments, cannot fail.
+    let ours = meta.uid() == unsafe { libc::geteuid() };
+    if !meta.is_file() || !ours || meta.mode() & 0o022 != 0 {
+        return None;
+    }
+    let mut end = vec![0; mark.len()];
+    let at = meta.len().checked_sub(mark.len() as u64)?;
+    file.read_exact_at(&mut end, at).ok()?;
+    (end == mark).then_some((file, meta))
+}
+
+/// A new entry, read-only, its bytes on the disk.
+fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mark = mark_of(path).unwrap_or_default();
+    let write = |mut file: &File| {
+        file.write_all(bytes)?;
+        file.write_all(&mark)?;
+        file.sync_data()
+    };
+    if let Some(file) = unnamed::create(folder, 0o400)? {
+        write(&file)?;
+        return unnamed::give_name(&file, path);
+    }
+    let mut part = std::ffi::OsString::from(".");
+    part.push(path.file_name().unwrap_or_default());
+    part.push(format!(".{}", std::process::id()));
+    let part = folder.join(part);
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o400)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_data()
+        .open(&part)?;
+    let written = write(&file).and_then(|()| unnamed::rename_to_free(&part, path));
+    if written.is_err() {
+        // Ours: there was none of this name before.
+        let _ = fs::remove_file(&part);
+    }
+    written
 }
 
 #[cfg(test)]
@@ -222,16 +277,81 @@ mod tests {
         assert!(cache.find(&image).is_none(), "a directory");
     }
 
+    /// An entry of `len` bytes, as an older start has left it.
+    fn old_entry(folder: &Path, name: &str, len: u64) -> PathBuf {
+        let path = folder.join(name);
+        let file = File::create(&path).unwrap();
+        let mark = mark_of(&path).unwrap();
+        file.set_len(len - mark.len() as u64).unwrap();
+        file.write_all_at(&mark, len - mark.len() as u64).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        path
+    }
+
     #[test]
     fn the_oldest_entries_make_room() {
         let (_folder, cache, path) = settled();
         fs::create_dir_all(&cache.folder).unwrap();
-        let old = cache.folder.join("v1-old");
-        File::create(&old).unwrap().set_len(MAX_BYTES).unwrap();
+        let old = old_entry(&cache.folder, "v2-old", MAX_BYTES);
         let image = Source::open(&path).unwrap();
         keep(&cache, &image, b"vmlinux").unwrap().unwrap();
         assert!(!old.exists());
         assert!(cache.find(&image).is_some());
+    }
+
+    #[test]
+    fn nothing_that_was_not_made_here_is_removed_or_replaced() {
+        let (folder, _, path) = settled();
+        // The cache's folder is a link to one of the user's own.
+        let own = folder.path().join("photos");
+        fs::create_dir(&own).unwrap();
+        std::os::unix::fs::symlink(&own, folder.path().join("link")).unwrap();
+        let cache = Cache::at(folder.path().join("link"));
+        let image = Source::open(&path).unwrap();
+        let entry = name(&image, &image.file().metadata().unwrap());
+        let huge = |name: &str| {
+            let file = File::create(own.join(name)).unwrap();
+            file.set_len(MAX_BYTES + 1).unwrap();
+            fs::set_permissions(own.join(name), fs::Permissions::from_mode(0o400)).unwrap();
+        };
+        let mut names = vec![
+            "v1-old",
+            "v2-1-2-3-4.5-6.7",
+            ".v2-1.123",
+            "photo.jpg",
+            &entry,
+        ];
+        names.iter().for_each(|name| huge(name));
+        // One of ours under another name is a copy that somebody has made.
+        let copy = old_entry(&own, "v2-ours", MAX_BYTES);
+        fs::rename(&copy, own.join("v2-copy")).unwrap();
+        names.push("v2-copy");
+        fs::create_dir(own.join("v2-folder")).unwrap();
+        std::os::unix::fs::symlink(&path, own.join("v2-link")).unwrap();
+        names.extend(["v2-folder", "v2-link"]);
+        let old = old_entry(&own, "v2-old", MAX_BYTES);
+
+        assert!(cache.find(&image).is_none(), "somebody else's file");
+        assert!(keep(&cache, &image, b"vmlinux").unwrap().is_none());
+        assert!(!old.exists(), "ours has made room");
+        let mut left: Vec<_> = fs::read_dir(&own)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(left, names);
+        assert_eq!(fs::metadata(own.join(&entry)).unwrap().len(), MAX_BYTES + 1);
+    }
+
+    #[test]
+    fn a_damaged_entry_is_made_anew() {
+        let (_folder, cache, path) = settled();
+        let image = Source::open(&path).unwrap();
+        keep(&cache, &image, b"damaged").unwrap().unwrap();
+        let kept = keep(&cache, &image, b"whole").unwrap().unwrap();
+        assert_eq!(kept.read(0, 5).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), 1);
     }
 
     #[test]

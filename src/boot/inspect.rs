@@ -9,6 +9,7 @@ use super::kernel::{Format, Kernel, ProtocolChoice};
 use super::payload::{self, UnpackError};
 use super::setup;
 use crate::arch::x86_64::layout;
+use crate::error::escaped;
 
 const BANNER: &[u8] = b"Linux version ";
 
@@ -95,10 +96,10 @@ impl Report {
         let mut text = String::new();
         for (name, value) in &self.facts {
             // Writing to a String does not fail.
-            let _ = writeln!(text, "{name:<13}{value}");
+            let _ = writeln!(text, "{name:<13}{}", escaped(value));
         }
         for warning in &self.warnings {
-            let _ = writeln!(text, "warning: {warning}");
+            let _ = writeln!(text, "warning: {}", escaped(warning));
         }
         text
     }

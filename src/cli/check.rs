@@ -41,13 +41,10 @@ struct Report {
 /// Prints what this host can do.
 pub fn check(args: &CheckArgs) -> ExitStatus {
     let report = examine();
-    let text = if args.json {
-        // Plain strings and numbers: cannot fail.
-        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
-    } else {
-        describe(&report)
+    let printed = match args.json {
+        true => super::print_json(&report),
+        false => super::print_text(&describe(&report)),
     };
-    let printed = super::print_bytes(text.as_bytes());
     match printed {
         Ok(_) if report.able => ExitStatus::Success,
         _ => ExitStatus::Unable,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::config::values::image_size;
-use crate::error::{ExitStatus, Failure};
+use crate::error::{ExitStatus, Failure, escaped};
 use crate::image::convert::convert;
 use crate::image::create::{self, Create};
 use crate::image::info::{self, amount};
@@ -61,7 +61,7 @@ enum Command {
         /// The image
         path: PathBuf,
     },
-    /// Copy a disk into a new image, with what is in its backing files
+    /// Copy a disk into a new image
     Convert {
         /// Format to read: raw unless the name ends in .qcow2
         #[arg(short, long, value_enum)]
@@ -69,6 +69,9 @@ enum Command {
         /// Format to write: raw unless the name ends in .qcow2
         #[arg(short = 'O', long, value_enum)]
         output_format: Option<Format>,
+        /// Read the backing file that the image names, and put what is in it into the copy
+        #[arg(long)]
+        backing: bool,
         /// The image to read
         from: PathBuf,
         /// The file to make
@@ -82,6 +85,9 @@ enum Command {
         /// Let the disk become shorter, and lose what is at its end
         #[arg(long)]
         shrink: bool,
+        /// Read the backing file that the image names, where its old end needs that
+        #[arg(long)]
+        backing: bool,
         /// The image
         path: PathBuf,
         /// 20G, or +5G, or -5G
@@ -107,46 +113,39 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
         } => {
             let wanted = Create {
                 path,
-                format: format.unwrap_or(Format::of_name(path)),
+                format: *format,
                 len: len.as_deref().map(size).transpose()?,
                 cluster: cluster_size.as_deref().map(size).transpose()?,
                 backing: backing.as_deref().zip(*backing_format),
             };
-            let len = create::create(&wanted).map_err(failed)?;
-            let format = wanted.format;
-            format!("{}: {format}, {}\n", path.display(), amount(len))
+            let (len, format) = create::create(&wanted).map_err(failed)?;
+            format!("{}: {format}, {}\n", escaped(path.display()), amount(len))
         }
         Command::Info { format, json, path } => {
             let info = info::info(path, *format).map_err(failed)?;
             if *json {
-                format!(
-                    "{}\n",
-                    serde_json::to_string_pretty(&info).unwrap_or_default()
-                )
-            } else {
-                info.text()
+                return super::print_json(&info);
             }
+            info.text()
         }
         Command::Convert {
             format,
             output_format,
+            backing,
             from,
             to,
         } => {
-            let read = format.unwrap_or(Format::of_name(from));
-            let write = output_format.unwrap_or(Format::of_name(to));
             let mut bar = Bar::new();
-            let len = convert((from, read), (to, write), |at, of| bar.show(at, of));
+            let (from, to) = ((from.as_path(), *format), (to.as_path(), *output_format));
+            let made = convert(from, to, *backing, |at, of| bar.show(at, of));
             bar.end();
-            format!(
-                "{}: {write}, {}\n",
-                to.display(),
-                amount(len.map_err(failed)?)
-            )
+            let (len, format) = made.map_err(failed)?;
+            format!("{}: {format}, {}\n", escaped(to.0.display()), amount(len))
         }
         Command::Resize {
             format,
             shrink,
+            backing,
             path,
             size: text,
         } => {
@@ -155,13 +154,13 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
                 Some(("-", less)) => Length::Less(size(less)?),
                 _ => Length::To(size(text)?),
             };
-            let format = format.unwrap_or(Format::of_name(path));
-            let (old, new) = resize::resize(path, format, length, *shrink).map_err(failed)?;
-            let path = path.display();
+            let (old, new) =
+                resize::resize(path, *format, length, *shrink, *backing).map_err(failed)?;
+            let path = escaped(path.display());
             format!("{path}: {} where it was {}\n", amount(new), amount(old))
         }
     };
-    super::print_bytes(text.as_bytes())
+    super::print_text(&text)
 }
 
 /// A line on standard error that tells how far long work is, where somebody may be looking.

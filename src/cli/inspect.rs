@@ -21,5 +21,5 @@ pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
         .map_err(|error| Failure::new(ExitStatus::Usage, &error))?;
     let kernel =
         Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
-    super::print_bytes(inspect::inspect(&kernel).text().as_bytes())
+    super::print_text(&inspect::inspect(&kernel).text())
 }

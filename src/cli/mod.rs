@@ -17,7 +17,7 @@ use std::io::Write;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, printable, say};
+use crate::error::{ExitStatus, Failure, escaped, escaped_json, escaped_lines, say};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -70,9 +70,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitStatus {
     match dispatch(args) {
         Ok(status) => status,
         Err(failure) => {
-            // Both may hold names and words from anywhere.
-            say(&format!("error: {}", printable(&failure.error)));
-            say(&format!("help: {}", printable(&failure.help)));
+            say(&format!("error: {}", escaped(&failure.error)));
+            say(&format!("help: {}", escaped(&failure.help)));
             failure.status
         }
     }
@@ -157,6 +156,19 @@ fn man(into: Option<&std::path::Path>) -> Result<ExitStatus, Failure> {
         }
     }
     Ok(ExitStatus::Success)
+}
+
+/// Prints lines to standard output. What is in them from outside is escaped already; whatever was
+/// forgotten does not reach a terminal.
+fn print_text(text: &str) -> Result<ExitStatus, Failure> {
+    print_bytes(escaped_lines(text).as_bytes())
+}
+
+/// Prints JSON to standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<ExitStatus, Failure> {
+    // Strings, numbers and lists of them: cannot fail.
+    let json = serde_json::to_string_pretty(value).unwrap_or_default();
+    print_bytes(format!("{}\n", escaped_json(&json)).as_bytes())
 }
 
 /// Prints to standard output; a reader that has gone (`| head`) is no error.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
-use crate::error::{ExitStatus, Failure, say};
+use crate::error::{ExitStatus, Failure, escaped, say};
 use crate::machine::{Exit, Plan, StartError, report, session};
 
 /// Runs a machine; the exit code says how it ended.
@@ -25,7 +25,7 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     }
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
     if args.dry_run {
-        return super::print_bytes(report::describe(&plan).as_bytes());
+        return super::print_text(&report::describe(&plan));
     }
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
     let exit = session::run(plan).map_err(start)?;
@@ -99,7 +99,7 @@ fn start_log(verbose: u8) {
                 out,
                 "bantam: {}: {}",
                 record.level().as_str().to_lowercase(),
-                record.args()
+                escaped(record.args())
             )
         })
         .try_init();

@@ -69,6 +69,7 @@ impl Disk {
         Disk {
             access: Access {
                 format: Format::of_name(&path),
+                guessed: true,
                 ..Access::default()
             },
             path,
@@ -141,7 +142,11 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
         let (key, value) = match word.split_once('=') {
             Some((key, value)) => (key, value),
             // A word alone switches on what can be on or off.
-            None if matches!(word.as_str(), "ro" | "iothread" | "discard" | "backing") => {
+            None if matches!(
+                word.as_str(),
+                "ro" | "readonly" | "iothread" | "discard" | "backing"
+            ) =>
+            {
                 (word.as_str(), "on")
             }
             None if KEYS.contains(&word.as_str()) => {
@@ -173,6 +178,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
             "discard" => disk.discard = switch()?,
             "backing" => disk.access.backing = switch()?,
             "format" => {
+                disk.access.guessed = false;
                 disk.access.format = match value {
                     "raw" => Format::Raw,
                     "qcow2" => Format::Qcow2,
@@ -287,6 +293,7 @@ mod tests {
 
     #[test]
     fn disk_words() {
+        assert!(disk("a,readonly").unwrap().access.read_only);
         let d = disk("a,,b.img,ro,serial=x").unwrap();
         assert_eq!(d.path, PathBuf::from("a,b.img"));
         assert!(d.access.read_only);

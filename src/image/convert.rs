@@ -9,7 +9,7 @@ use imago::file::File as ImagoFile;
 use imago::{FormatAccess, Mapping, raw};
 
 use super::target::Target;
-use super::{ImageError, host, open_locked, whole_sectors};
+use super::{ImageError, format_to_make, host, open_locked, whole_sectors};
 use crate::storage::Access;
 use crate::storage::open::Format;
 use crate::storage::qcow2::Qcow2;
@@ -20,17 +20,21 @@ const CHUNK: u64 = 2 << 20;
 /// Zeros of this length are not written: the least that a file system keeps apart.
 const HOLE: usize = 4096;
 
-/// Copies the disk in `from` to a new image `to`; returns the length of the disk. `progress` is
-/// told how far it is, of how much.
+/// Copies the disk in `from` to a new image `to`; returns the length of the disk, and the format of
+/// the new image. Formats are those of the names unless they are given. A backing file of `from` is
+/// read only with `backing`: its name stands in a file that may be anybody's. `progress` is told how
+/// far it is, of how much.
 ///
 /// # Errors
 /// See [`ImageError`].
 pub fn convert(
-    (from, from_format): (&Path, Format),
-    (to, to_format): (&Path, Format),
+    (from, from_format): (&Path, Option<Format>),
+    (to, to_format): (&Path, Option<Format>),
+    backing: bool,
     mut progress: impl FnMut(u64, u64),
-) -> Result<u64, ImageError> {
-    let source = open_locked(from, from_format, true)?;
+) -> Result<(u64, Format), ImageError> {
+    let to_format = format_to_make(to, to_format)?;
+    let (source, from_format) = open_locked(from, from_format, true)?;
     let holes = match from_format {
         Format::Raw => Some(source.try_clone().map_err(host("read", from))?),
         Format::Qcow2 => None,
@@ -44,8 +48,7 @@ pub fn convert(
             let access = Access {
                 format: from_format,
                 read_only: true,
-                // The user names the image to be copied; what is below it is a part of it.
-                backing: true,
+                backing,
                 ..Access::default()
             };
             Qcow2::access(source, from, access)?
@@ -94,7 +97,7 @@ pub fn convert(
     drop(disk);
     progress(len, len);
     target.finish(&file)?;
-    Ok(whole)
+    Ok((whole, to_format))
 }
 
 /// Whether there is data at `at`, and up to where that is so; at most a chunk if it is.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::target::Target;
-use super::{ImageError, host, info, whole_sectors};
+use super::{ImageError, format_to_make, host, info, whole_sectors};
 use crate::storage::open::Format;
 use crate::storage::qcow2::manage::{self, New};
 
@@ -12,8 +12,8 @@ use crate::storage::qcow2::manage::{self, New};
 pub struct Create<'a> {
     /// The file to make.
     pub path: &'a Path,
-    /// Its format.
-    pub format: Format,
+    /// Its format, where it is not that of the name.
+    pub format: Option<Format>,
     /// Length of the disk in bytes; that of the backing file where it is not given.
     pub len: Option<u64>,
     /// Bytes of a cluster, for qcow2.
@@ -22,16 +22,17 @@ pub struct Create<'a> {
     pub backing: Option<(&'a str, Format)>,
 }
 
-/// Makes the image; returns the length of the disk.
+/// Makes the image; returns the length of the disk, and its format.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub fn create(wanted: &Create<'_>) -> Result<u64, ImageError> {
+pub fn create(wanted: &Create<'_>) -> Result<(u64, Format), ImageError> {
     let words = |what: &str, help: &str| ImageError::Words {
         what: what.into(),
         help: help.into(),
     };
-    if wanted.format == Format::Raw && (wanted.backing.is_some() || wanted.cluster.is_some()) {
+    let format = format_to_make(wanted.path, wanted.format)?;
+    if format == Format::Raw && (wanted.backing.is_some() || wanted.cluster.is_some()) {
         return Err(words(
             "a raw image has neither clusters nor a backing file",
             "make a qcow2 image: -f qcow2",
@@ -56,7 +57,7 @@ pub fn create(wanted: &Create<'_>) -> Result<u64, ImageError> {
     })?;
     let len = whole_sectors(len)?;
     let (target, file) = Target::create(wanted.path)?;
-    match wanted.format {
+    match format {
         Format::Raw => file.set_len(len).map_err(host("make", wanted.path))?,
         Format::Qcow2 => {
             let new = New {
@@ -70,7 +71,7 @@ pub fn create(wanted: &Create<'_>) -> Result<u64, ImageError> {
         }
     }
     target.finish(&file)?;
-    Ok(len)
+    Ok((len, format))
 }
 
 /// The length of the disk below; the file has to be where a machine will look for it.

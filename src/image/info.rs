@@ -1,13 +1,14 @@
 //! What an image is.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::{ImageError, host};
-use crate::storage::open::{self, Format};
+use crate::error::escaped;
+use crate::storage::open::{self, Content, Format};
 use crate::storage::qcow2::manage::{self, Facts};
 use crate::storage::{Access, lock};
 
@@ -67,12 +68,23 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
         ..Access::default()
     };
     let mut file = open::open_file(path, access)?;
-    let mut magic = [0; 4];
-    let looks_like_qcow2 = file.read(&mut magic).is_ok() && magic == *b"QFI\xfb";
-    let format = format.unwrap_or(match looks_like_qcow2 {
-        true => Format::Qcow2,
-        false => Format::Raw,
-    });
+    let end = file.seek(SeekFrom::End(0)).map_err(host("read", path))?;
+    let format = match format {
+        Some(format) => format,
+        None => {
+            let found = match open::content(&file, end) {
+                Content::Qcow2 => Format::Qcow2,
+                _ => Format::Raw,
+            };
+            let access = Access {
+                format: found,
+                guessed: true,
+                ..access
+            };
+            open::check_content(&file, path, end, access)?;
+            found
+        }
+    };
     let facts: Option<Facts> = match format {
         Format::Raw => None,
         Format::Qcow2 => manage::facts(&file).map_err(host("read", path))?,
@@ -83,7 +95,6 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
             help: "leave '-f qcow2' away".into(),
         });
     }
-    let end = file.seek(SeekFrom::End(0)).map_err(host("read", path))?;
     let meta = file.metadata().map_err(host("read", path))?;
     Ok(Info {
         path: path.display().to_string(),
@@ -100,7 +111,7 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
 }
 
 impl Info {
-    /// Lines for a reader.
+    /// Lines for a reader, at a terminal perhaps.
     pub fn text(&self) -> String {
         let mut lines = vec![
             ("image", self.path.clone()),
@@ -127,7 +138,7 @@ impl Info {
         }
         lines
             .into_iter()
-            .map(|(name, value)| format!("{name:<10} {value}\n"))
+            .map(|(name, value)| format!("{name:<10} {}\n", escaped(value)))
             .collect()
     }
 }

@@ -15,12 +15,12 @@ pub mod resize;
 pub mod target;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::error::{ExitStatus, Help, io_reason};
 use crate::storage::open::{self, Format};
-use crate::storage::{Access, OpenError, SECTOR_BYTES};
+use crate::storage::{Access, OpenError, SECTOR_BYTES, foreign};
 
 /// What can go wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,17 @@ impl Help for ImageError {
             {
                 "give yourself access to it (ls -l shows who has)".into()
             }
+            ImageError::Open(OpenError::Foreign { path, format, .. }) => {
+                let way = format.way_out(path);
+                format!("{way}; or say '-f raw', to use the bytes of the file as they are")
+            }
+            ImageError::Open(OpenError::Unnamed { .. }) => {
+                "say '-f qcow2'; or '-f raw', if it is a raw disk and a guest has written that to it"
+                    .into()
+            }
+            ImageError::Open(OpenError::Rests { .. }) => {
+                "if you trust the image to name that file, say --backing".into()
+            }
             ImageError::Open(error) => error.help(),
             ImageError::Exists { .. } => {
                 "give another name, or remove it first if nobody needs it".into()
@@ -121,14 +132,39 @@ fn whole_sectors(len: u64) -> Result<u64, ImageError> {
     }
 }
 
-/// Opens an image to change it, under its lock.
-fn open_locked(path: &Path, format: Format, read_only: bool) -> Result<File, OpenError> {
+/// Opens an image under its lock; returns its format as well, which is that of its name unless
+/// `format` says it.
+fn open_locked(
+    path: &Path,
+    format: Option<Format>,
+    read_only: bool,
+) -> Result<(File, Format), OpenError> {
     let access = Access {
-        format,
+        format: format.unwrap_or(Format::of_name(path)),
+        guessed: format.is_none(),
         read_only,
         ..Access::default()
     };
-    let file = open::open_file(path, access)?;
+    let mut file = open::open_file(path, access)?;
     open::take_lock(&file, path, read_only)?;
-    Ok(file)
+    let len = file.seek(SeekFrom::End(0)).unwrap_or(0);
+    open::check_content(&file, path, len, access)?;
+    Ok((file, access.format))
+}
+
+/// The format of a file that is to be made at `path`.
+fn format_to_make(path: &Path, format: Option<Format>) -> Result<Format, ImageError> {
+    match (format, foreign::by_name(path)) {
+        (Some(format), _) => Ok(format),
+        (None, None) => Ok(Format::of_name(path)),
+        (None, Some(foreign)) => Err(ImageError::Words {
+            what: format!(
+                "{} would be {} by its name; Bantam makes raw and qcow2 images",
+                path.display(),
+                foreign.name
+            ),
+            help: "let its name end in .qcow2 or .img; or say the format, and it is made with this name"
+                .into(),
+        }),
+    }
 }

@@ -19,21 +19,23 @@ pub enum Length {
     Less(u64),
 }
 
-/// Gives the disk in `path` another length; returns the old and the new one.
+/// Gives the disk in `path` another length; returns the old and the new one. With `backing`, an
+/// image with a backing file is resized too: the end of its last cluster may have to be read there.
 ///
 /// # Errors
 /// See [`ImageError`].
 pub fn resize(
     path: &Path,
-    format: Format,
+    format: Option<Format>,
     length: Length,
     shrink: bool,
+    backing: bool,
 ) -> Result<(u64, u64), ImageError> {
     let words = |what: String, help: &str| ImageError::Words {
         what,
         help: help.into(),
     };
-    let mut file = open_locked(path, format, false)?;
+    let (mut file, format) = open_locked(path, format, false)?;
     let mut rests = false;
     let old = match format {
         Format::Raw => file.seek(SeekFrom::End(0)).map_err(host("read", path))?,
@@ -71,8 +73,7 @@ pub fn resize(
         Format::Qcow2 => {
             let access = Access {
                 format,
-                // The user names the image; what is below it is a part of it.
-                backing: true,
+                backing,
                 ..Access::default()
             };
             let image = Qcow2::access(file, path, access)?;

@@ -7,6 +7,7 @@ use crate::arch::x86_64::{e820, layout};
 use crate::boot::bzimage::Compression;
 use crate::boot::kernel::Format;
 use crate::config::{Console, MemoryBacking};
+use crate::error::escaped;
 
 /// The whole report.
 pub fn describe(plan: &Plan) -> String {
@@ -34,7 +35,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     writeln!(
         out,
         "kernel    {} ({format}, {})",
-        plan.config.boot.path().display(),
+        escaped(plan.config.boot.path().display()),
         placement.protocol.name()
     )?;
     writeln!(out, "entry     {:#x}", placement.entry)?;
@@ -42,7 +43,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
         writeln!(
             out,
             "initrd    {} ({} bytes)",
-            initrd.source().path().display(),
+            escaped(initrd.source().path().display()),
             initrd.len()
         )?;
     }
@@ -50,7 +51,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
         Console::Stdio => "standard input and output".to_owned(),
         Console::None => "none".to_owned(),
         Console::Pty => "a new pseudo-terminal".to_owned(),
-        Console::File(path) => path.display().to_string(),
+        Console::File(path) => escaped(path.display()),
     };
     writeln!(out, "console   {console}")?;
     if let Some(limit) = plan.config.time_limit {
@@ -59,7 +60,7 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     if plan.config.reboot {
         writeln!(out, "reboot    starts the machine again")?;
     }
-    writeln!(out, "cmdline   {}", plan.cmdline)?;
+    writeln!(out, "cmdline   {}", escaped(&plan.cmdline))?;
     write_memory(out, plan)?;
     write_devices(out, plan)
 }
@@ -143,7 +144,7 @@ fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
         writeln!(
             out,
             "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
-            disk.config.path.display(),
+            escaped(disk.config.path.display()),
             disk.image.image.len() / crate::storage::SECTOR_BYTES,
             if disk.config.access.read_only {
                 "ro"

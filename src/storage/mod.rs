@@ -10,12 +10,15 @@
 //!
 //! - an [`Image`] knows which bytes of the disk are where: [`raw`], [`qcow2`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
-//! - [`buffers`]: guest memory as the kernel wants it; nothing is copied on the way.
+//! - [`buffers`]: guest memory as the kernel wants it; nothing is copied on the way;
+//! - [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.
 
+pub mod aligned;
 pub mod buffers;
 pub mod engine;
+pub mod foreign;
 pub mod limit;
 pub mod lock;
 pub mod open;

@@ -2,14 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::foreign::{self, Foreign};
 use super::lock::{self, LockKind};
 use super::qcow2::Qcow2;
 use super::raw::Raw;
-use super::{Image, SECTOR_BYTES};
+use super::{Image, SECTOR_BYTES, aligned};
 use crate::error::{Help, io_reason};
 
 /// How the bytes of a disk lie in its file.
@@ -23,8 +24,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// What a name promises. The content is not asked: whoever can write a raw disk can write a
-    /// qcow2 header into it, and with that the name of any file of the host as its backing file.
+    /// What a name promises. The content is never believed: whoever can write a raw disk can write a
+    /// qcow2 header into it, and with that the name of any file of the host as its backing file. It
+    /// can only be a reason to ask the user ([`check_content`]).
     pub fn of_name(path: &Path) -> Format {
         match path.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("qcow2") => Format::Qcow2,
@@ -57,6 +59,9 @@ pub enum CacheMode {
 pub struct Access {
     /// What is in the file.
     pub format: Format,
+    /// Nobody has said the format: it comes from the name. What the content or the name says against
+    /// it is an error then.
+    pub guessed: bool,
     /// Not to be written.
     pub read_only: bool,
     /// Whether the host's page cache is used.
@@ -101,6 +106,30 @@ pub enum OpenError {
     Empty {
         /// The image.
         path: PathBuf,
+    },
+    /// An image of somebody else's, or none at all.
+    #[error("disk {} is {}{}, and not a raw or qcow2 image", path.display(), format.name, if *named { " by its name" } else { "" })]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: &'static Foreign,
+        /// Only its name says so.
+        named: bool,
+    },
+    /// A name that does not say qcow2, and a content that does.
+    #[error("disk {} is a qcow2 image, which its name does not say", path.display())]
+    Unnamed {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A backing file, which nobody has allowed.
+    #[error("disk {} rests on a backing file, '{name}'", path.display())]
+    Rests {
+        /// The image.
+        path: PathBuf,
+        /// The file below, as the image names it.
+        name: String,
     },
     /// A lock is held.
     #[error("disk {} is in use by {}{}", path.display(), holders(pids), if *read_only { " that may write to it" } else { "" })]
@@ -169,6 +198,17 @@ impl Help for OpenError {
             OpenError::Empty { .. } => {
                 "make another one: 'bantam image create disk.qcow2 20G'".into()
             }
+            OpenError::Foreign { path, format, .. } => {
+                let way = format.way_out(path);
+                format!("{way}; or say format=raw, to use the bytes of the file as they are")
+            }
+            OpenError::Unnamed { .. } => {
+                "say format=qcow2; or format=raw, if it is a raw disk and a guest has written that to it"
+                    .into()
+            }
+            OpenError::Rests { .. } => {
+                "if you trust the image to name that file, allow it with 'backing=on'".into()
+            }
             OpenError::Locked {
                 read_only: false, ..
             } => "stop the other machine, or attach the image with ',ro' to both".into(),
@@ -231,6 +271,7 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
             "it was replaced while it was opened",
         )));
     }
+    check_content(&file, path, len, access)?;
     let image: Arc<dyn Image> = match access.format {
         Format::Raw => {
             whole_sectors(path, len)?;
@@ -248,6 +289,60 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
         identity,
         locked,
     })
+}
+
+/// Whether the content is what `access` takes it for, as far as that can be told.
+///
+/// # Errors
+/// [`OpenError::Foreign`], [`OpenError::Unnamed`]. A file that cannot be read is another's error.
+pub fn check_content(file: &File, path: &Path, len: u64, access: Access) -> Result<(), OpenError> {
+    if !access.guessed && access.format == Format::Raw {
+        return Ok(());
+    }
+    match (content(file, len), access.format) {
+        (Content::Foreign(format), _) => Err(OpenError::Foreign {
+            path: path.into(),
+            format,
+            named: false,
+        }),
+        (Content::Qcow2, Format::Raw) => Err(OpenError::Unnamed { path: path.into() }),
+        (Content::Unknown, Format::Raw) => match foreign::by_name(path) {
+            None => Ok(()),
+            Some(format) => Err(OpenError::Foreign {
+                path: path.into(),
+                format,
+                named: true,
+            }),
+        },
+        // What is wrong with it, its header tells.
+        (_, Format::Qcow2) => Ok(()),
+    }
+}
+
+/// What the bytes of a file look like.
+#[derive(Debug, Clone, Copy)]
+pub enum Content {
+    /// Ours, whatever its name is.
+    Qcow2,
+    /// Not ours.
+    Foreign(&'static Foreign),
+    /// Nothing that is known: a raw image.
+    Unknown,
+}
+
+/// Looks at the beginning and the end of `file`. One that cannot be read is unknown: whoever needs
+/// it will say why.
+pub fn content(file: &File, len: u64) -> Content {
+    match foreign::by_content(file, len) {
+        Ok(Some(format)) => Content::Foreign(format),
+        _ if is_qcow2(file) => Content::Qcow2,
+        _ => Content::Unknown,
+    }
+}
+
+/// Whether the file begins as a qcow2 image does.
+pub fn is_qcow2(file: &File) -> bool {
+    aligned::read(file, 0, 4).is_ok_and(|magic| magic == foreign::QCOW2)
 }
 
 fn identity_of(file: &File) -> io::Result<(u64, u64)> {
@@ -339,9 +434,7 @@ pub fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenEr
 
 /// A qcow2 header in a disk that is used as raw may be a guest's doing, or the user's oversight.
 fn warn_of_header(file: &File, path: &Path) {
-    let mut magic = [0; 4];
-    // Direct I/O refuses such a read; then there is no warning.
-    if file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb" {
+    if is_qcow2(file) {
         log::warn!(
             "disk {} begins like a qcow2 image but is used as raw; 'format=qcow2' if it is one",
             path.display()
@@ -356,6 +449,7 @@ mod tests {
 
     const RW: Access = Access {
         format: Format::Raw,
+        guessed: false,
         read_only: false,
         cache: CacheMode::Writeback,
         backing: false,
@@ -412,6 +506,14 @@ mod tests {
         header[..4].copy_from_slice(b"QFI\xfb");
         let file = image(&header);
         assert_eq!(open_with(file.path(), true).unwrap().image.len(), 512);
+        let guess = Access {
+            guessed: true,
+            ..RW
+        };
+        assert!(matches!(
+            open(file.path(), guess),
+            Err(OpenError::Unnamed { .. })
+        ));
     }
 
     #[test]

@@ -12,19 +12,21 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod foreign;
 mod ours;
 mod refused;
 mod theirs;
+mod writes;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bantam::storage::open::{self, Format};
-use bantam::storage::{Access, Image, IoBuffers, Work};
+use bantam::storage::{Access, CacheMode, Image, IoBuffers, Work};
 use common::{Outcome, run, run_with};
 use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -35,7 +37,7 @@ fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 17] = [
         ("images_of_qemu_img_read_the_same", theirs::corpus),
         ("chains_of_qemu_img_read_the_same", theirs::chains),
         (
@@ -54,7 +56,19 @@ fn main() {
             "backing_files_need_a_word_and_the_same_folder",
             refused::backing,
         ),
+        ("images_of_others_are_never_taken_for_raw", foreign::images),
+        ("packed_images_are_never_taken_for_raw", foreign::packed),
+        ("names_of_other_formats_need_a_word", foreign::names),
+        ("qcow2_under_another_name_is_called_so", foreign::unnamed),
         ("damaged_images_are_one_clear_error", refused::damaged),
+        (
+            "writes_to_damaged_images_are_refused_or_harmless",
+            writes::damaged,
+        ),
+        (
+            "tables_that_a_kill_left_uncounted_are_counted_first",
+            refused::uncounted,
+        ),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
     let trials = tests.map(|(name, test)| common::trial(name, missing, test));
@@ -128,6 +142,7 @@ fn read_by_bantam(folder: &Folder, image: &Path, format: Format) -> Vec<u8> {
         &format.to_string(),
         "-O",
         "raw",
+        "--backing",
         names[0],
         names[1],
     ]);
@@ -144,6 +159,20 @@ fn read_by_bantam(folder: &Folder, image: &Path, format: Format) -> Vec<u8> {
     let disk = Guest::new(&*opened.image);
     assert!(disk.read(0, bytes.len()) == bytes, "two ways, two contents");
     bytes
+}
+
+/// Opens an image that nobody uses any more. A test on another thread may be starting a program
+/// just now: until that is loaded, its process has all files of this one open, and their locks.
+fn open_when_free(path: &Path, access: Access) -> Result<open::Opened, open::OpenError> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match open::open(path, access) {
+            Err(open::OpenError::Locked { .. }) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// A guest's view of an image: memory, and requests.

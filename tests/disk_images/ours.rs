@@ -143,7 +143,7 @@ pub fn resizes() {
     let odd = folder.word("odd.qcow2");
     std::fs::write(folder.path("odd.raw"), vec![3; (1 << 20) + 4096]).unwrap();
     bantam_image(&["create", "-b", "odd.raw", "-F", "raw", &odd]);
-    bantam_image(&["resize", &odd, "+1M"]);
+    bantam_image(&["resize", "--backing", &odd, "+1M"]);
     let read = read_by_bantam(&folder, Path::new(&odd), Format::Qcow2);
     let end = (1 << 20) + 4096;
     assert!(read[..end].iter().all(|b| *b == 3), "the old disk");
@@ -154,7 +154,7 @@ pub fn resizes() {
     let top = folder.word("top.qcow2");
     std::fs::write(folder.path("below.raw"), vec![3; 4 << 20]).unwrap();
     bantam_image(&["create", "-b", "below.raw", "-F", "raw", &top, "1M"]);
-    bantam_image(&["resize", &top, "3M"]);
+    bantam_image(&["resize", "--backing", &top, "3M"]);
     let read = read_by_bantam(&folder, Path::new(&top), Format::Qcow2);
     assert!(read[..1 << 20].iter().all(|b| *b == 3));
     assert!(read[1 << 20..].iter().all(|b| *b == 0));

@@ -31,6 +31,23 @@ pub fn backing() {
         &image,
         &["rests on a backing file, 'base.raw'", "backing=on"],
     );
+    // A downloaded image names a file of its user's: nothing of that comes into a copy.
+    let copy = folder.word("inside/copy.raw");
+    let before = std::fs::read(&image).unwrap();
+    for words in [
+        &["image", "convert", &image, &copy][..],
+        &["image", "resize", &image, "+1M"],
+    ] {
+        let outcome = run(words);
+        assert_eq!(outcome.code(), 3, "{outcome:?}");
+        let told = "rests on a backing file, 'base.raw'";
+        assert!(outcome.stderr.contains(told), "{outcome:?}");
+        assert!(outcome.stderr.contains("--backing"), "{outcome:?}");
+        assert!(!Path::new(&copy).exists(), "{words:?}");
+        assert!(std::fs::read(&image).unwrap() == before, "{words:?}");
+    }
+    bantam_image(&["convert", "--backing", &image, &copy]);
+    assert!(std::fs::read(&copy).unwrap().starts_with(&[2; 4096]));
     let kernel = common::guest::elf().to_str().unwrap();
     let with = format!("{image},backing=on");
     let outcome = run(&["run", kernel, "--dry-run", "--disk", &with]);
@@ -104,7 +121,7 @@ pub fn damaged() {
     let be64 = |n: u64| n.to_be_bytes().to_vec();
     // In an image of 64 KiB clusters out of qemu-img the table of refcounts is the second.
     let first = good[0x10000..0x10008].to_vec();
-    let patches: [(&str, usize, Vec<u8>, &[&str]); 19] = [
+    let patches: [(&str, usize, Vec<u8>, &[&str]); 26] = [
         ("magic", 0, b"QFJ\xfb".to_vec(), &["not a qcow2 image"]),
         ("version", 4, be32(9), &["version 9"]),
         ("encrypted", 32, be32(1), &["encrypted"]),
@@ -136,8 +153,51 @@ pub fn damaged() {
         (
             "refcounts named twice",
             0x10008,
-            first,
-            &["names a block twice"],
+            first.clone(),
+            &["a refcount block is where something else is"],
+        ),
+        // The block of refcounts is the third cluster, then come L1, L2, data.
+        (
+            "no refcounts",
+            0x10000,
+            be64(0),
+            &["is not what its flag says", "-r all"],
+        ),
+        (
+            "the header counts as free",
+            0x20000,
+            vec![0, 0],
+            &["cluster 0x0 is used 1 times and counted 0 times", ",ro"],
+        ),
+        (
+            "data counts as free",
+            0x2000a,
+            vec![0, 0],
+            &["the refcount of data is not what its flag says"],
+        ),
+        (
+            "the L1 table is shared",
+            0x20006,
+            vec![0, 2],
+            &["cluster 0x3, one of its tables, is counted 2 times"],
+        ),
+        (
+            "an L2 table is where the L1 table is",
+            0x30000,
+            be64(1 << 63 | 0x30000),
+            &["an L2 table is where something else is (cluster 0x3)"],
+        ),
+        (
+            "data is where the refcounts are",
+            0x40000,
+            be64(1 << 63 | 0x20000),
+            &["data is where something else is (cluster 0x2)"],
+        ),
+        (
+            "data outside",
+            0x40000,
+            be64(1 << 63 | 1 << 40),
+            &["data is outside of the file"],
         ),
     ];
     for (what, at, bytes, words) in patches {
@@ -206,6 +266,38 @@ pub fn damaged() {
             .unwrap();
         assert!(out.status.success(), "{out:?}");
         refused(&image, &[words]);
+    }
+}
+
+/// A table that counts as free, as a machine leaves it that was killed between two writes, is counted
+/// before the image is written to, and by nobody who only looks.
+pub fn uncounted() {
+    let folder = Folder::new();
+    let image = folder.word("killed.qcow2");
+    std::fs::write(folder.path("a.raw"), content()).unwrap();
+    let plain = folder.word("a.raw");
+    qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &plain, &image]);
+    let good = std::fs::read(&image).unwrap();
+    let mut killed = good.clone();
+    killed[0x20006..0x2000a].fill(0); // the L1 table and the L2 table
+    std::fs::write(&image, &killed).unwrap();
+    let check = try_qemu("qemu-img", &["check", "-f", "qcow2", &image]);
+    assert_eq!(check.status.code(), Some(2), "damaged for QEMU: {check:?}");
+    let kernel = common::guest::elf().to_str().unwrap();
+    for disk in [image.clone(), format!("{image},ro")] {
+        let outcome = run(&["run", kernel, "--dry-run", "--disk", &disk]);
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+        assert!(std::fs::read(&image).unwrap() == killed, "{disk}");
+    }
+    for cache in [CacheMode::Writeback, CacheMode::Direct] {
+        std::fs::write(&image, &killed).unwrap();
+        let access = Access {
+            format: Format::Qcow2,
+            cache,
+            ..Access::default()
+        };
+        drop(open_when_free(Path::new(&image), access).unwrap());
+        assert!(std::fs::read(&image).unwrap() == good, "{cache:?}");
     }
 }
 

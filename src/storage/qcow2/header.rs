@@ -3,10 +3,11 @@
 //!
 //! ```text
 //!    0 magic u32      20 cluster_bits u32   36 l1_size u32     72 incompatible features u64 (v3)
-//!    4 version u32    24 size u64           40 l1_offset u64  100 header_length u32 (v3)
+//!    4 version u32    24 size u64           40 l1_offset u64   88 autoclear features u64 (v3)
 //!    8 backing name   32 crypt_method u32   48 refcounts_at u64
 //!                                           56 refcount clusters u32
-//!                                           60 snapshots u32
+//!                                           60 snapshots u32   96 refcount_order u32 (v3)
+//!                                           64 snapshots_at   100 header_length u32 (v3)
 //! ```
 //!
 //! All numbers are big-endian (QEMU, docs/interop/qcow2.txt). Extensions follow the header: a type,
@@ -14,10 +15,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::error::io_reason;
-use crate::storage::SECTOR_BYTES;
+use crate::storage::{SECTOR_BYTES, aligned};
 
 /// Bytes that every header has: version 2, the shorter one.
 pub const HEADER_BYTES: usize = 72;
@@ -29,8 +29,6 @@ pub const MAGIC: &[u8] = b"QFI\xfb";
 const LOOKED_AT: usize = 64 << 10;
 /// What the library makes at the most.
 const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
-/// A multiple of what direct I/O wants.
-const ALIGNMENT: usize = 4096;
 const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 /// Incompatible features, by their bits, and what to do about them. Bit 2, an external data file,
@@ -58,6 +56,11 @@ const EXTERNAL_DATA: u32 = 2;
 /// The table of names of features: entries of 48 bytes.
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME_BYTES: u32 = 48;
+const EXTENSION_END: u32 = 0;
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+/// Only with an encryption that is refused before.
+const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 
 /// What is wrong.
 pub struct Fault {
@@ -69,7 +72,8 @@ pub struct Fault {
     pub direct: Option<io::Error>,
 }
 
-fn fault(reason: impl Into<String>, help: &'static str) -> Fault {
+/// A fault, and what to do about it.
+pub fn fault(reason: impl Into<String>, help: &'static str) -> Fault {
     Fault {
         reason: reason.into(),
         help,
@@ -83,24 +87,13 @@ pub fn be32(header: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// The `len` bytes of `file` at `offset`, or those that there are. The file may be open for direct
-/// I/O.
+/// The `len` bytes of `file` at `offset`, or those that there are.
 fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
-    let fault = |source| Fault {
+    aligned::read(file, offset, len).map_err(|source| Fault {
         reason: io_reason(&source),
         help: CHECK,
         direct: Some(source),
-    };
-    let skip = (offset % ALIGNMENT as u64) as usize;
-    let wanted = skip.saturating_add(len).next_multiple_of(ALIGNMENT);
-    let mut block = vec![0; wanted.saturating_add(ALIGNMENT)];
-    let start = block.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    let room = block.get_mut(start..).unwrap_or_default();
-    let room = room.get_mut(..wanted).unwrap_or_default();
-    let at = offset.saturating_sub(skip as u64);
-    let there = file.read_at(room, at).map_err(fault)?;
-    let end = there.min(skip.saturating_add(len));
-    Ok(room.get(skip..end).unwrap_or_default().to_vec())
+    })
 }
 
 /// A number of the header, or of a table.
@@ -109,14 +102,54 @@ pub fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// Where the refcount table is.
-pub struct Refcounts {
-    at: u64,
-    bytes: u64,
+/// What the header says of the rest of the file. Nothing of it is checked against the file yet.
+pub struct Layout {
+    /// Of the format: 2 or 3.
+    pub version: u32,
+    /// A cluster is 2 to the power of this.
+    pub cluster_bits: u32,
+    /// The L1 table of the disk as it is now.
+    pub l1_at: u64,
+    /// Its entries.
+    pub l1_entries: u64,
+    /// The refcount table.
+    pub refcounts_at: u64,
+    /// Its length.
+    pub refcount_clusters: u32,
+    /// A refcount has 2 to the power of this many bits.
+    pub refcount_order: u32,
+    /// The table of snapshots.
+    pub snapshots_at: u64,
+    /// Its entries.
+    pub snapshots: u32,
+    /// The bitmaps, where they are up to date.
+    pub bitmaps: Option<Bitmaps>,
+}
+
+/// Where the directory of bitmaps is.
+pub struct Bitmaps {
+    /// Its first byte.
+    pub at: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Its entries.
+    pub count: u32,
+}
+
+impl Layout {
+    /// Bytes of a cluster.
+    pub fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes of the refcount table.
+    pub fn refcount_bytes(&self) -> u64 {
+        u64::from(self.refcount_clusters) << self.cluster_bits
+    }
 }
 
 /// Looks at the header of `file`.
-pub fn check(file: &File) -> Result<Refcounts, Fault> {
+pub fn check(file: &File) -> Result<Layout, Fault> {
     let header = read(file, 0, LOOKED_AT)?;
     let field = |at| be32(&header, at).unwrap_or(0);
     let field64 = |at| be64(&header, at).unwrap_or(0);
@@ -161,49 +194,63 @@ pub fn check(file: &File) -> Result<Refcounts, Fault> {
             "'qemu-img resize' gives it another length",
         ));
     }
+    let (mut header_bytes, mut refcount_order) = (72, 4);
     if version == 3 {
         features(field64(72))?;
+        (refcount_order, header_bytes) = (field(96), field(100));
+        if refcount_order > 6 {
+            return Err(fault(
+                format!("refcounts of 2^{refcount_order} bits are not possible"),
+                CHECK,
+            ));
+        }
+        if !(104..=1 << cluster_bits).contains(&header_bytes) {
+            return Err(fault(
+                format!("a header of {header_bytes} bytes is not possible"),
+                CHECK,
+            ));
+        }
+        // Another compression than deflate, without the feature that says so.
+        if header_bytes > 104 && header.get(104).is_some_and(|kind| *kind != 0) {
+            return Err(fault(
+                "its header says two things of its compression",
+                CHECK,
+            ));
+        }
     }
-    let header_bytes = if version == 2 { 72 } else { field(100) };
-    extensions(&header, header_bytes)?;
-    Ok(Refcounts {
-        at: field64(48),
-        bytes: u64::from(field(56)) << cluster_bits,
-    })
-}
-
-/// Looks at the refcount table of `file` before clusters are given to it.
-///
-/// A free cluster is looked for from one counted cluster to the next. In a table whose entries all
-/// name the same block, full of counts, that takes as long as the table is, times what a block
-/// counts: hours, for an image of a few MiB. So none may be named twice; then the search takes time
-/// in proportion to the bytes that the file really has.
-pub fn check_refcounts(file: &File, table: &Refcounts) -> Result<(), Fault> {
-    let Refcounts { at, bytes } = *table;
-    if bytes > MAX_REFCOUNT_TABLE {
+    let layout = Layout {
+        version,
+        cluster_bits,
+        l1_at: field64(40),
+        l1_entries: tables.into(),
+        refcounts_at: field64(48),
+        refcount_clusters: field(56),
+        refcount_order,
+        snapshots_at: field64(64),
+        snapshots: field(60),
+        bitmaps: None,
+    };
+    if layout.refcount_bytes() > MAX_REFCOUNT_TABLE {
+        let bytes = layout.refcount_bytes();
         return Err(fault(
             format!("a refcount table of {bytes} bytes is longer than any image needs"),
             CHECK,
         ));
     }
-    if i64::try_from(at).is_err() {
-        return Err(fault("its refcount table is outside of the file", CHECK));
+    // Where the backing file's name is, no extension is any more.
+    let room = match field64(8) {
+        0 => layout.cluster(),
+        name => name.min(layout.cluster()),
+    };
+    let bitmaps = extensions(&header, header_bytes, room)?;
+    let up_to_date = version == 3 && field64(88) & 1 != 0;
+    if up_to_date && bitmaps.is_none() {
+        return Err(fault("its header says two things of its bitmaps", CHECK));
     }
-    let table = read(file, at, bytes as usize)?;
-    // The lowest bits are reserved: a block is at the start of a cluster.
-    let mut blocks: Vec<u64> = (0..table.len())
-        .step_by(8)
-        .filter_map(|at| be64(&table, at))
-        .map(|entry| entry >> 9)
-        .filter(|block| *block != 0)
-        .collect();
-    let named = blocks.len();
-    blocks.sort_unstable();
-    blocks.dedup();
-    match blocks.len() == named {
-        true => Ok(()),
-        false => Err(fault("its refcount table names a block twice", CHECK)),
-    }
+    Ok(Layout {
+        bitmaps: bitmaps.filter(|_| up_to_date),
+        ..layout
+    })
 }
 
 fn features(bits: u64) -> Result<(), Fault> {
@@ -224,16 +271,46 @@ fn features(bits: u64) -> Result<(), Fault> {
     }
 }
 
-fn extensions(header: &[u8], start: u32) -> Result<(), Fault> {
+/// Looks at the extensions of the header, which lie from `start` on and before `end`; returns that
+/// of the bitmaps.
+fn extensions(header: &[u8], start: u32, end: u64) -> Result<Option<Bitmaps>, Fault> {
+    let wrong = |what: &str| Err(fault(what, CHECK));
+    let mut bitmaps = None;
     let mut at = start as usize;
-    // Past what was read there is nothing that the library would look at either.
-    while let (Some(kind @ 1..), Some(len)) = (be32(header, at), be32(header, at.saturating_add(4)))
-    {
+    while (at as u64) < end {
+        let data = at.saturating_add(8);
+        let number = |at: usize| be32(header, at);
+        let (Some(kind), Some(len)) = (number(at), number(at.saturating_add(4))) else {
+            // Past what was read there is nothing that the library would look at either.
+            break;
+        };
+        if (data as u64).saturating_add(len.into()) > end {
+            return wrong("its header has an extension that does not fit into it");
+        }
+        if kind == EXTENSION_END {
+            break;
+        }
         if kind == EXTENSION_FEATURE_NAMES && !len.is_multiple_of(FEATURE_NAME_BYTES) {
-            return Err(fault("its table of features is damaged", CHECK));
+            return wrong("its table of features is damaged");
+        }
+        if kind == EXTENSION_ENCRYPTION || (kind == EXTENSION_BACKING_FORMAT && len >= 16) {
+            return wrong("its header has a damaged extension");
+        }
+        if kind == EXTENSION_BITMAPS {
+            let number = |offset: usize| be64(header, data.saturating_add(offset)).unwrap_or(0);
+            let count = be32(header, data).unwrap_or(0);
+            let reserved = be32(header, data.saturating_add(4)).unwrap_or(0);
+            if len != 24 || reserved != 0 || bitmaps.is_some() {
+                return wrong("its header has a damaged extension for bitmaps");
+            }
+            bitmaps = Some(Bitmaps {
+                at: number(16),
+                bytes: number(8),
+                count,
+            });
         }
         let padded = (len as usize).div_ceil(8).saturating_mul(8);
-        at = at.saturating_add(8).saturating_add(padded);
+        at = data.saturating_add(padded);
     }
-    Ok(())
+    Ok(bitmaps)
 }

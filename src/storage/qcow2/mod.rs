@@ -1,12 +1,15 @@
 //! qcow2 images, by the imago library: sparse files that may rest on a backing file.
 //!
-//! [`manage`] makes and changes images as files.
+//! [`manage`] makes and changes images as files. `header` and `verify` look at an image before the
+//! library does: what is written to has good tables.
 //!
 //! imago keeps the format's tables; here is what a VMM decides for itself: which files an image may
 //! name (a header can come from anywhere), and what each request means.
 
+mod counts;
 mod header;
 pub mod manage;
+mod verify;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -178,10 +181,20 @@ impl Chain {
         writable: bool,
     ) -> Result<qcow2::Qcow2<ImagoFile, Layer>, OpenError> {
         let told = |fault| told(fault, path, self.access.cache);
-        let refcounts = header::check(&file).map_err(told)?;
+        let layout = header::check(&file).map_err(told)?;
         // The first is written to, or will be by the machine that a dry run is about.
         if self.seen.len() == 1 && !self.access.read_only {
-            header::check_refcounts(&file, &refcounts).map_err(told)?;
+            let uncounted = verify::verify(&file, &layout).map_err(told)?;
+            if writable && !uncounted.is_empty() {
+                log::warn!(
+                    "disk {}: {} of its tables were not counted, as after the end of a machine that was killed; now they are",
+                    path.display(),
+                    uncounted.len()
+                );
+                uncounted
+                    .count(&file)
+                    .map_err(|error| damaged(path, error_text(&error), CHECK))?;
+            }
         }
         let broken = |error: io::Error| damaged(path, error_text(&error), CHECK);
         let storage = ImagoFile::try_from(file).map_err(broken)?;
@@ -213,10 +226,10 @@ impl Chain {
     ) -> Result<Layer, OpenError> {
         let wrong = |reason: String, help: &str| Err(damaged(above, reason, help));
         if !self.access.backing {
-            return wrong(
-                format!("it rests on a backing file, '{name}'"),
-                "if you trust the image, allow it with 'backing=on'",
-            );
+            return Err(OpenError::Rests {
+                path: above.into(),
+                name: name.into(),
+            });
         }
         let format = match format {
             Some("qcow2") => Format::Qcow2,

@@ -1,0 +1,599 @@
+//! Whether a qcow2 image can be written to: its tables are known to be good before anything is.
+//!
+//! ```text
+//!   header ─┬─▶ refcount table ──▶ refcount blocks      how often each cluster is used
+//!           ├─▶ L1 table ──▶ L2 tables ──▶ data         the disk as it is now
+//!           ├─▶ table of snapshots ──▶ L1 tables ──▶ …  as it was
+//!           └─▶ bitmaps ──▶ tables ──▶ their data
+//! ```
+//!
+//! Whoever writes to an image takes the clusters that it counts as free, and writes in place to
+//! those that it calls its own. If a table lies in a cluster that counts as free, or if two things
+//! share a cluster that one of them calls its own, a write destroys what it was not meant for. So all
+//! tables are walked first, as `qemu-img check` does, and every cluster that anything names has to be
+//! inside of the file, named for one purpose, and counted at least as often as it is named. Clusters
+//! that are counted and that nothing names are lost space, and harmless.
+//!
+//! What this takes: an L2 table is read once, however many snapshots name it, a refcount block twice,
+//! and what is a hole of the file not at all. So the time is in proportion to the bytes of tables that
+//! the file really has. A byte of memory is used for each cluster of the file that anything is known
+//! of; there may be [`MAX_CLUSTERS`]. Nothing calls itself.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::counts::{Counts, Use};
+use super::header::{Bitmaps, Fault, Layout, be32, be64, fault};
+use crate::error::io_reason;
+use crate::storage::aligned::Buffer;
+
+/// Clusters of a file: 256 MiB of memory, for files of 16 TiB with clusters of 64 KiB.
+pub const MAX_CLUSTERS: u64 = 1 << 28;
+/// What QEMU takes: bytes of an L1 table, of the table of snapshots, of the directory of bitmaps.
+const MAX_L1_BYTES: u64 = 32 << 20;
+const MAX_SNAPSHOT_BYTES: u64 = 64 << 20;
+const MAX_SNAPSHOTS: u32 = 65_536;
+const MAX_BITMAP_BYTES: u64 = 64 << 20;
+const MAX_BITMAPS: u32 = 65_535;
+/// Read at a time, where a table has no other measure.
+const CHUNK: u64 = 64 << 10;
+
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+const ZERO: u64 = 1;
+const L1_RESERVED: u64 = !(OFFSET | COPIED);
+const L2_RESERVED: u64 = !(OFFSET | COPIED | COMPRESSED | ZERO);
+
+/// What to do with an image whose tables are not good.
+const MEND: &str =
+    "mend a copy of it: qemu-img check -r all COPY.qcow2; with ',ro' it can be read as it is";
+
+/// Tables that are in use and count as free, as a machine leaves them that was killed between the
+/// two writes; each has to be counted before the image is written to.
+pub struct Uncounted {
+    places: Vec<Place>,
+}
+
+/// Where the refcount of a cluster is: `bits` of them, from bit `shift` of the byte at `offset` on.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    bits: u32,
+    shift: u32,
+}
+
+fn damaged(what: impl Into<String>) -> Fault {
+    fault(what, MEND)
+}
+
+/// Walks the tables of the image in `file`, whose header has been checked.
+///
+/// # Errors
+/// Says what is damaged.
+pub fn verify(file: &File, layout: &Layout) -> Result<Uncounted, Fault> {
+    let mut tables = Tables::new(file, layout)?;
+    tables.name(0, 1, Use::Fixed, "its header")?;
+    let blocks = tables.refcount_table()?;
+    for (index, block) in blocks.iter().enumerate() {
+        tables.note_exclusive(index as u64, *block)?;
+    }
+    let snapshots = tables.snapshots()?;
+    if let Some(bitmaps) = &layout.bitmaps {
+        tables.bitmaps(bitmaps)?;
+    }
+    tables.l1(layout.l1_at, layout.l1_entries, Use::ActiveL2)?;
+    for (at, entries) in snapshots {
+        tables.l1(at, entries, Use::SnapshotL2)?;
+    }
+    let mut next = 0;
+    while let Some(cluster) = tables.counts.next(next) {
+        match tables.counts.usage(cluster) {
+            Use::ActiveL2 => tables.l2(cluster, Use::ActiveData)?,
+            Use::SnapshotL2 => tables.l2(cluster, Use::SnapshotData)?,
+            _ => {}
+        }
+        next = cluster.saturating_add(1);
+    }
+    tables.compare(&blocks)
+}
+
+impl Uncounted {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Counts each of them once, in the file.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn count(&self, file: &File) -> io::Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = Buffer::default();
+        for place in &self.places {
+            // Big-endian: the last byte is the lowest.
+            let bytes = (place.bits / 8).max(1) as usize;
+            let last = place.offset.saturating_add(bytes as u64).saturating_sub(1);
+            buffer.change(file, last, 1, |byte| {
+                for byte in byte {
+                    *byte |= 1 << place.shift;
+                }
+            })?;
+        }
+        file.sync_data()
+    }
+}
+
+/// The file, and what is known of it so far.
+struct Tables<'a> {
+    file: &'a File,
+    layout: &'a Layout,
+    file_len: u64,
+    counts: Counts,
+    buffer: Buffer,
+    /// There is no data from the first of these on and before the second.
+    hole: (u64, u64),
+    /// L2 tables that are called exclusive, and whose refcount is not 1.
+    unsure: Vec<u64>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(file: &'a File, layout: &'a Layout) -> Result<Self, Fault> {
+        let file_len = end_of(file).map_err(unreadable)?;
+        let clusters = file_len.div_ceil(layout.cluster());
+        if clusters > MAX_CLUSTERS {
+            return Err(fault(
+                format!(
+                    "its file has {clusters} clusters, more than the {MAX_CLUSTERS} that are checked"
+                ),
+                "make one with larger clusters: qemu-img convert -O qcow2 -o cluster_size=2M",
+            ));
+        }
+        Ok(Tables {
+            file,
+            layout,
+            file_len,
+            counts: Counts::new(clusters as usize),
+            buffer: Buffer::default(),
+            hole: (0, 0),
+            unsure: Vec::new(),
+        })
+    }
+
+    /// Names the clusters of `bytes` bytes at `at`, which begin at the start of one.
+    fn name(&mut self, at: u64, bytes: u64, usage: Use, what: &str) -> Result<(), Fault> {
+        let cluster = self.layout.cluster();
+        if i64::try_from(at).is_err() {
+            return Err(damaged(format!("{what} is outside of the file ({at:#x})")));
+        }
+        if !at.is_multiple_of(cluster) {
+            return Err(damaged(format!(
+                "{what} is not at the start of a cluster ({at:#x})"
+            )));
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let first = at / cluster;
+        let last = at.saturating_add(bytes).saturating_sub(1) / cluster;
+        for cluster in first..=last {
+            self.name_cluster(cluster, usage, 1, what)?;
+        }
+        Ok(())
+    }
+
+    fn name_cluster(
+        &mut self,
+        cluster: u64,
+        usage: Use,
+        times: u64,
+        what: &str,
+    ) -> Result<(), Fault> {
+        // A file may end within its last cluster, and no earlier.
+        if cluster >= self.counts.len() {
+            return Err(damaged(format!(
+                "{what} is outside of the file (cluster {cluster:#x} of {:#x})",
+                self.counts.len()
+            )));
+        }
+        match self.counts.name(cluster, usage, times) {
+            true => Ok(()),
+            false => Err(damaged(format!(
+                "{what} is where something else is (cluster {cluster:#x})"
+            ))),
+        }
+    }
+
+    /// Whether there are only zeros at `at`, as far as that can be told without reading.
+    fn is_hole(&mut self, at: u64, len: u64) -> bool {
+        let end = at.saturating_add(len).min(self.file_len);
+        let (start, until) = self.hole;
+        if at < start || at >= until {
+            self.hole = (at, next_data(self.file, at, self.file_len));
+        }
+        end <= self.hole.1
+    }
+
+    /// The entries of a table of `count` numbers of 8 bytes, in pieces; past the end of the file they are 0.
+    fn entries(
+        &mut self,
+        at: u64,
+        count: u64,
+        mut each: impl FnMut(&mut Self, u64, u64) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let bytes = count.saturating_mul(8);
+        let mut done = 0;
+        while done < bytes {
+            let part = bytes.saturating_sub(done).min(CHUNK);
+            let from = at.saturating_add(done);
+            if !self.is_hole(from, part) {
+                let mut buffer = std::mem::take(&mut self.buffer);
+                let read = buffer.read(self.file, from, part as usize);
+                let read = read.map_err(unreadable)?;
+                for (index, entry) in read.chunks(8).enumerate() {
+                    // A last entry that is cut is continued by zeros.
+                    let mut whole = [0; 8];
+                    for (to, from) in whole.iter_mut().zip(entry) {
+                        *to = *from;
+                    }
+                    let entry = u64::from_be_bytes(whole);
+                    if entry != 0 {
+                        each(self, done / 8 + index as u64, entry)?;
+                    }
+                }
+                self.buffer = buffer;
+            }
+            done = done.saturating_add(part);
+        }
+        Ok(())
+    }
+
+    /// Names the refcount table and its blocks; returns where these are.
+    fn refcount_table(&mut self) -> Result<Vec<u64>, Fault> {
+        let (at, bytes) = (self.layout.refcounts_at, self.layout.refcount_bytes());
+        self.name(at, bytes, Use::Fixed, "its refcount table")?;
+        if bytes == 0 {
+            return Err(damaged("it has no refcount table"));
+        }
+        let cluster = self.layout.cluster();
+        let mut blocks = vec![0; (bytes / 8) as usize];
+        self.entries(at, bytes / 8, |tables, index, block| {
+            tables.name(block, cluster, Use::Fixed, "a refcount block")?;
+            if let Some(place) = blocks.get_mut(index as usize) {
+                *place = block;
+            }
+            Ok(())
+        })?;
+        Ok(blocks)
+    }
+
+    /// Calls `each` with each cluster that a refcount block counts and its count.
+    fn refcounts(
+        &mut self,
+        index: u64,
+        block: u64,
+        mut each: impl FnMut(&mut Self, u64, u64) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let (cluster, order) = (self.layout.cluster(), self.layout.refcount_order);
+        let per_block = (cluster * 8) >> order;
+        let first = index.saturating_mul(per_block);
+        let clusters = self.counts.len();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = match block {
+            0 => &[],
+            _ => buffer
+                .read(self.file, block, cluster as usize)
+                .map_err(unreadable)?,
+        };
+        let end = clusters.min(first.saturating_add(per_block));
+        for cluster in first..end {
+            let place = place(cluster.saturating_sub(first), order);
+            let width = (place.bits / 8).max(1) as usize;
+            let at = place.offset as usize;
+            let bytes = read.get(at..at.saturating_add(width)).unwrap_or_default();
+            let number = bytes.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+            let mask = u64::MAX >> (64 - place.bits);
+            each(self, cluster, number >> place.shift & mask)?;
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    fn note_exclusive(&mut self, index: u64, block: u64) -> Result<(), Fault> {
+        if block == 0 {
+            return Ok(());
+        }
+        self.refcounts(index, block, |tables, cluster, count| {
+            if count == 1 {
+                tables.counts.set_exclusive(cluster);
+            }
+            Ok(())
+        })
+    }
+
+    /// Names the table of snapshots and their L1 tables; returns where these are, and their entries.
+    fn snapshots(&mut self) -> Result<Vec<(u64, u64)>, Fault> {
+        let (at, count) = (self.layout.snapshots_at, self.layout.snapshots);
+        // Also where there are none: QEMU does not open the image otherwise.
+        self.name(at, 0, Use::Fixed, "its table of snapshots")?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        if count > MAX_SNAPSHOTS {
+            return Err(damaged(format!(
+                "it has {count} snapshots, more than there can be"
+            )));
+        }
+        let mut l1 = Vec::new();
+        let mut next = at;
+        for _ in 0..count {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let entry = buffer.read(self.file, next, 56).map_err(unreadable)?;
+            let number = |at| be32(entry, at).unwrap_or(0);
+            // A byte of each: id and name have 16 bits, what is between has 32.
+            let texts = (number(12) >> 16).saturating_add(number(12) & 0xffff);
+            let extra = number(36);
+            let table = (be64(entry, 0).unwrap_or(0), u64::from(number(8)));
+            self.buffer = buffer;
+            let least = if self.layout.version == 2 { 0 } else { 16 };
+            if !(least..=1024).contains(&extra) {
+                return Err(damaged("its table of snapshots is damaged"));
+            }
+            let len = 40 + u64::from(extra) + u64::from(texts);
+            next = next.saturating_add(len.next_multiple_of(8));
+            if next.saturating_sub(at) > MAX_SNAPSHOT_BYTES
+                || next > self.file_len.saturating_add(8)
+            {
+                return Err(damaged("its table of snapshots has no end"));
+            }
+            l1.push(table);
+        }
+        let bytes = next.saturating_sub(at);
+        self.name(at, bytes, Use::Fixed, "its table of snapshots")?;
+        for (at, entries) in &l1 {
+            self.name_l1(*at, *entries, "the L1 table of a snapshot")?;
+        }
+        Ok(l1)
+    }
+
+    fn name_l1(&mut self, at: u64, entries: u64, what: &str) -> Result<(), Fault> {
+        let bytes = entries.saturating_mul(8);
+        if bytes > MAX_L1_BYTES {
+            return Err(damaged(format!(
+                "{what} has {entries} entries, more than there can be"
+            )));
+        }
+        self.name(at, bytes, Use::Fixed, what)
+    }
+
+    /// Names the L2 tables of an L1 table, and that of the disk itself.
+    fn l1(&mut self, at: u64, entries: u64, usage: Use) -> Result<(), Fault> {
+        let active = usage == Use::ActiveL2;
+        if active {
+            self.name_l1(at, entries, "its L1 table")?;
+        }
+        let cluster = self.layout.cluster();
+        self.entries(at, entries, |tables, _, entry| {
+            let l2 = entry & OFFSET;
+            if entry & L1_RESERVED != 0 || l2 == 0 {
+                return Err(damaged(format!(
+                    "an L1 table has a damaged entry ({entry:#x})"
+                )));
+            }
+            tables.name(l2, cluster, usage, "an L2 table")?;
+            let (own, l2) = (entry & COPIED != 0, l2 / cluster);
+            match (active && own != tables.counts.is_exclusive(l2), own) {
+                (false, _) => Ok(()),
+                // Perhaps it is not counted at all.
+                (true, true) => {
+                    tables.unsure.push(l2);
+                    Ok(())
+                }
+                (true, false) => Err(wrong_flag("an L2 table", l2)),
+            }
+        })
+    }
+
+    /// Names what the L2 table in a cluster names, as often as that is named itself.
+    fn l2(&mut self, table: u64, usage: Use) -> Result<(), Fault> {
+        let cluster = self.layout.cluster();
+        let bits = self.layout.cluster_bits;
+        let times = self.counts.count(table);
+        let at = table.saturating_mul(cluster);
+        self.entries(at, cluster / 8, |tables, _, entry| {
+            let own = entry & COPIED != 0;
+            if entry & COMPRESSED != 0 {
+                // The higher part counts further sectors of 512 bytes, the lower part is the offset.
+                let offset_bits = 62u32.saturating_sub(bits.saturating_sub(8));
+                let number = entry & (COMPRESSED - 1);
+                let offset = number & ((1 << offset_bits) - 1);
+                let sectors = number >> offset_bits;
+                if own || offset >> 56 != 0 || offset == 0 {
+                    return Err(damaged(format!(
+                        "an L2 table has a damaged entry ({entry:#x})"
+                    )));
+                }
+                let end = (offset / 512).saturating_add(sectors).saturating_add(1) * 512;
+                for cluster in offset / cluster..=(end - 1) / cluster {
+                    tables.name_cluster(cluster, Use::Compressed, times, "compressed data")?;
+                }
+                return Ok(());
+            }
+            let data = entry & OFFSET;
+            let zero = entry & ZERO != 0;
+            if entry & L2_RESERVED != 0
+                || (zero && tables.layout.version == 2)
+                || (own && data == 0)
+            {
+                return Err(damaged(format!(
+                    "an L2 table has a damaged entry ({entry:#x})"
+                )));
+            }
+            if data == 0 {
+                return Ok(());
+            }
+            if !data.is_multiple_of(cluster) {
+                return Err(damaged(format!(
+                    "data is not at the start of a cluster ({data:#x})"
+                )));
+            }
+            let data = data / cluster;
+            tables.name_cluster(data, usage, times, "data")?;
+            // The flag means something in the disk as it is now alone.
+            if usage == Use::ActiveData && own != tables.counts.is_exclusive(data) {
+                return Err(wrong_flag("data", data));
+            }
+            Ok(())
+        })
+    }
+
+    /// Names the directory of bitmaps, their tables, and their data.
+    fn bitmaps(&mut self, bitmaps: &Bitmaps) -> Result<(), Fault> {
+        let wrong = || damaged("its directory of bitmaps is damaged");
+        let Bitmaps { at, bytes, count } = *bitmaps;
+        if bytes > MAX_BITMAP_BYTES || count > MAX_BITMAPS || count == 0 {
+            return Err(wrong());
+        }
+        self.name(at, bytes, Use::Fixed, "its directory of bitmaps")?;
+        let mut buffer = Buffer::default();
+        let directory = buffer.read(self.file, at, bytes as usize);
+        let directory = directory.map_err(unreadable)?;
+        let mut next = 0;
+        for _ in 0..count {
+            let entry = directory.get(next..).unwrap_or_default();
+            let (Some(table), Some(entries), Some(names), Some(extra)) = (
+                be64(entry, 0),
+                be32(entry, 8),
+                be32(entry, 16),
+                be32(entry, 20),
+            ) else {
+                return Err(wrong());
+            };
+            let name = u64::from(names & 0xffff);
+            let len = 24u64.saturating_add(name).saturating_add(extra.into());
+            next = next.saturating_add(len.next_multiple_of(8) as usize);
+            if next as u64 > bytes {
+                return Err(wrong());
+            }
+            let table_bytes = u64::from(entries).saturating_mul(8);
+            self.name(table, table_bytes, Use::Fixed, "the table of a bitmap")?;
+            let cluster = self.layout.cluster();
+            self.entries(table, entries.into(), |tables, _, entry| {
+                let data = entry & OFFSET;
+                // The lowest bit stands for a cluster of ones, which is nowhere.
+                if entry & !(OFFSET | 1) != 0 || (data != 0 && entry & 1 != 0) {
+                    return Err(damaged("the table of a bitmap is damaged"));
+                }
+                match data {
+                    0 => Ok(()),
+                    _ => tables.name(data, cluster, Use::Fixed, "a bitmap"),
+                }
+            })?;
+        }
+        match next as u64 == bytes {
+            true => Ok(()),
+            false => Err(wrong()),
+        }
+    }
+
+    /// Holds the image's own refcounts against what its tables name.
+    fn compare(mut self, blocks: &[u64]) -> Result<Uncounted, Fault> {
+        let order = self.layout.refcount_order;
+        let per_block = (self.layout.cluster() * 8) >> order;
+        let mut unsure = std::mem::take(&mut self.unsure);
+        unsure.sort_unstable();
+        let mut places = Vec::new();
+        let mut next = 0;
+        while let Some(cluster) = self.counts.next(next) {
+            let index = cluster / per_block;
+            next = index.saturating_add(1).saturating_mul(per_block);
+            let block = blocks.get(index as usize).copied().unwrap_or(0);
+            self.refcounts(index, block, |tables, cluster, stored| {
+                let named = tables.counts.count(cluster);
+                let usage = tables.counts.usage(cluster);
+                let flagged = unsure.binary_search(&cluster).is_ok();
+                let table = usage == Use::Fixed || flagged;
+                if stored == 0 && named == 1 && table && block != 0 && cluster != 0 {
+                    let first = index.saturating_mul(per_block);
+                    let within = place(cluster.saturating_sub(first), order);
+                    places.push(Place {
+                        offset: block.saturating_add(within.offset),
+                        ..within
+                    });
+                    return Ok(());
+                }
+                if stored < named {
+                    return Err(damaged(format!(
+                        "cluster {cluster:#x} is used {named} times and counted {stored} times"
+                    )));
+                }
+                if usage == Use::Fixed && stored != 1 {
+                    return Err(damaged(format!(
+                        "cluster {cluster:#x}, one of its tables, is counted {stored} times"
+                    )));
+                }
+                match flagged {
+                    true => Err(wrong_flag("an L2 table", cluster)),
+                    false => Ok(()),
+                }
+            })?;
+        }
+        Ok(Uncounted { places })
+    }
+}
+
+fn wrong_flag(what: &str, cluster: u64) -> Fault {
+    damaged(format!(
+        "the refcount of {what} is not what its flag says (cluster {cluster:#x})"
+    ))
+}
+
+/// Where the count of the cluster with this number is in its block.
+fn place(number: u64, order: u32) -> Place {
+    let bits = 1u32 << order;
+    let bit = number.saturating_mul(bits.into());
+    Place {
+        offset: bit / 8,
+        bits,
+        shift: (bit % 8) as u32,
+    }
+}
+
+fn unreadable(source: io::Error) -> Fault {
+    Fault {
+        reason: io_reason(&source),
+        help: MEND,
+        direct: Some(source),
+    }
+}
+
+fn end_of(file: &File) -> io::Result<u64> {
+    use std::io::{Seek, SeekFrom};
+    let mut file = file;
+    file.seek(SeekFrom::End(0))
+}
+
+/// Where the first data from `at` on is; `at` where the file system does not tell.
+fn next_data(file: &File, at: u64, end: u64) -> u64 {
+    let Ok(offset) = i64::try_from(at) else {
+        return at;
+    };
+    // SAFETY: the call touches no memory of ours.
+    let found = unsafe { libc::lseek64(file.as_raw_fd(), offset, libc::SEEK_DATA) };
+    match u64::try_from(found) {
+        Ok(found) => found,
+        Err(_) => match io::Error::last_os_error().raw_os_error() {
+            Some(libc::ENXIO) => end,
+            _ => at,
+        },
+    }
+}
