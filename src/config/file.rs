@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "append",
     "cmdline",
     "disk",
+    "snapshot",
     "cdrom",
     "iso",
     "cpus",
@@ -72,6 +73,7 @@ struct File {
     append: Option<Texts>,
     cmdline: Option<String>,
     disk: Option<Texts>,
+    snapshot: Option<bool>,
     cdrom: Option<Texts>,
     iso: Option<PathBuf>,
     cpus: Option<Amount>,
@@ -132,6 +134,7 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<Layer, ConfigError> {
         append: file.append.map(Vec::from).unwrap_or_default(),
         cmdline: file.cmdline,
         disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
+        snapshot: file.snapshot,
         cdroms: file
             .cdrom
             .map(Vec::from)
@@ -185,6 +188,7 @@ mod tests {
             initrd = "/abs/initrd"
             append = ["quiet", "ro"]
             disk = "root.img,ro"
+            snapshot = true
             cdrom = "live.iso"
             iso = "install.iso"
             cpus = 4
@@ -202,6 +206,7 @@ mod tests {
         assert_eq!(layer.kernel, Some("/m/vmlinux".into()));
         assert_eq!(layer.initrd, Some("/abs/initrd".into()));
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
+        assert_eq!(layer.snapshot, Some(true));
         assert_eq!(layer.iso, Some("/m/install.iso".into()));
         assert_eq!(layer.cdroms, [PathBuf::from("/m/live.iso")]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));

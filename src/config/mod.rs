@@ -43,6 +43,8 @@ pub struct Layer {
     pub iso: Option<PathBuf>,
     /// Disks, as [`disk::disk`] reads them.
     pub disks: Vec<String>,
+    /// Whether what is written to disks is thrown away, for those that do not say.
+    pub snapshot: Option<bool>,
     /// Disks that are only read, after the others.
     pub cdroms: Vec<PathBuf>,
     /// As [`values::topology`] reads it.
@@ -80,6 +82,7 @@ impl Layer {
             } else {
                 self.disks
             },
+            snapshot: self.snapshot.or(below.snapshot),
             cdroms: if self.cdroms.is_empty() {
                 below.cdroms
             } else {
@@ -182,7 +185,12 @@ impl VmConfig {
             initrd: layer.initrd,
             append: layer.append,
             cmdline: layer.cmdline,
-            disks: disk::disks(&layer.disks, &cdroms, topology.cpus())?,
+            disks: disk::disks(
+                &layer.disks,
+                &cdroms,
+                topology.cpus(),
+                layer.snapshot.unwrap_or(false),
+            )?,
             topology,
             memory,
             memory_backing,
