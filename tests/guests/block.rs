@@ -3,27 +3,27 @@
 use crate::check;
 use crate::io::*;
 
-const BASE: u64 = 0xd000_0000;
-const DESC: u64 = 0x20_0000;
+pub const BASE: u64 = 0xd000_0000;
+pub const DESC: u64 = 0x20_0000;
 const AVAIL: u64 = 0x20_1000;
 const USED: u64 = 0x20_2000;
-const HEADER: u64 = 0x20_3000;
-const STATUS: u64 = 0x20_3100;
+pub const HEADER: u64 = 0x20_3000;
+pub const STATUS: u64 = 0x20_3100;
 const TABLE: u64 = 0x20_4000;
-const DATA: u64 = 0x21_0000;
+pub const DATA: u64 = 0x21_0000;
 const SIZE: u64 = 8;
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 const EVENT_IDX: u32 = 1 << 29;
 
-struct Driver {
+pub struct Driver {
     avail: u16,
 }
 
-fn reg(offset: u64) -> u32 {
+pub fn reg(offset: u64) -> u32 {
     read_u32(BASE + offset)
 }
 
@@ -32,14 +32,14 @@ fn set(offset: u64, value: u32) {
 }
 
 /// A descriptor at `at`.
-fn desc(at: u64, addr: u64, len: u32, flags: u16, next: u16) {
+pub fn desc(at: u64, addr: u64, len: u32, flags: u16, next: u16) {
     write_u64(at, addr);
     write_u32(at + 8, len);
     write_word(at + 12, flags);
     write_word(at + 14, next);
 }
 
-fn initialize() -> Driver {
+pub fn initialize() -> Driver {
     set(0x070, 0);
     while reg(0x070) != 0 {}
     set(0x070, 1);
@@ -68,7 +68,7 @@ fn initialize() -> Driver {
 
 impl Driver {
     /// Offers the chain at `head` and waits until it is used; the used length.
-    fn submit(&mut self, head: u16) -> u32 {
+    pub fn submit(&mut self, head: u16) -> u32 {
         let slot = u64::from(self.avail) % SIZE;
         write_word(AVAIL + 4 + slot * 2, head);
         self.avail = self.avail.wrapping_add(1);
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     /// One request of header, `len` bytes of data at DATA, status.
-    fn request(&mut self, kind: u32, sector: u64, len: u32) -> (u8, u32) {
+    pub fn request(&mut self, kind: u32, sector: u64, len: u32) -> (u8, u32) {
         header(kind, sector);
         let write = if kind == 1 { 0 } else { WRITE };
         desc(DESC, HEADER, 16, NEXT, 1);
@@ -94,7 +94,7 @@ impl Driver {
     }
 }
 
-fn header(kind: u32, sector: u64) {
+pub fn header(kind: u32, sector: u64) {
     write_u32(HEADER, kind);
     write_u32(HEADER + 4, 0);
     write_u64(HEADER + 8, sector);

@@ -10,6 +10,7 @@
 mod bench;
 mod block;
 mod io;
+mod snapshot;
 mod user;
 
 use core::arch::{asm, global_asm};
@@ -217,6 +218,9 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"model" => snapshot::model(line),
+        b"fill" => snapshot::fill(),
+        b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
         b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {
