@@ -99,7 +99,8 @@ fn nonsense(driver: &mut Driver, what: u64, offset: u64, capacity: u64) -> bool 
     status == 1 || status == 2
 }
 
-/// `steps=` requests of all kinds, sizes and places, in the order of `seed=`.
+/// `steps=` requests of all kinds, sizes and places, in the order of `seed=`. Runs in ring 3, where no
+/// host has to emulate it.
 pub fn model(line: &[u8]) {
     let capacity = read_u64(BASE + 0x100);
     let bytes = capacity * 512;
