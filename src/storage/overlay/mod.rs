@@ -153,7 +153,7 @@ impl Overlay {
     pub fn write_whole(&self, offset: u64, buffers: &mut IoBuffers) -> Option<io::Result<()>> {
         let end = offset.saturating_add(buffers.len());
         let grain = self.grains.bytes();
-        if offset % grain != 0 || (end % grain != 0 && end < self.len) {
+        if !offset.is_multiple_of(grain) || (!end.is_multiple_of(grain) && end < self.len) {
             return None;
         }
         let claim = self.grains.try_claim(self.grains.touched(offset, end))?;
