@@ -477,7 +477,7 @@ fn snapshot() {
         let out = Command::new("sha256sum").arg(file).output().unwrap();
         String::from_utf8(out.stdout).unwrap()
     };
-    for format in ["raw", "qcow2"] {
+    for (format, options) in [("raw", ",queues=2,iothread"), ("qcow2", "")] {
         let disk = folder.path().join(format!("root.{format}"));
         let disk = disk.to_str().unwrap();
         let made = run(&["image", "convert", "-O", format, &root, disk]);
@@ -486,8 +486,15 @@ fn snapshot() {
         // The first life is not ended cleanly: the second finds what it has written, and mends it.
         let text = "if [ -e /big ]; then md5sum -c /sum && rm /big && fstrim / && df / && echo lived on
 else dd if=/dev/urandom of=/big bs=64k count=64 && md5sum /big >/sum && sync && echo written && busybox reboot -f; sleep 60; fi";
-        let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot"));
-        let args = [kernel.as_str(), "--disk", &disk_arg, "--reboot"];
+        let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot{options}"));
+        let args = [
+            kernel.as_str(),
+            "--cpus",
+            "2",
+            "--disk",
+            &disk_arg,
+            "--reboot",
+        ];
         let out = succeeded(&run_vm(&args, &exec(text)));
         contains(
             &out,

@@ -54,7 +54,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "PATH[,KEY=VALUE]...")]
     disk: Vec<String>,
 
-    /// Throw away at the end what is written to disks; no image is changed
+    /// Throw away at the end what is written to disks, but for those with snapshot=off
     #[arg(long)]
     snapshot: bool,
 

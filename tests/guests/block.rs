@@ -189,18 +189,19 @@ pub fn run() {
     check("and is quiet when reset", reg(0x070) == 0 && reg(0x060) == 0);
 }
 
-/// As many requests in flight as the ring has entries; request `i` moves a page at DATA + 4096 * i.
-fn burst(driver: &mut Driver, kind: u32, sector: u64) {
+/// As many requests in flight as the ring has entries; request `i` moves so many `bytes` at
+/// DATA + bytes * i, one after the other on the disk.
+pub fn burst(driver: &mut Driver, kind: u32, sector: u64, bytes: u64) {
     let write = if kind == 1 { 0 } else { WRITE };
     let mut i = 0;
     while i < SIZE {
         let (header, status, table) = (HEADER + i * 16, STATUS + i, TABLE + i * 48);
         write_u32(header, kind);
         write_u32(header + 4, 0);
-        write_u64(header + 8, sector + i * 8);
+        write_u64(header + 8, sector + i * (bytes / 512));
         write_u8(status, 0xaa);
         desc(table, header, 16, NEXT, 1);
-        desc(table + 16, DATA + i * 4096, 4096, NEXT | write, 2);
+        desc(table + 16, DATA + i * bytes, bytes as u32, NEXT | write, 2);
         desc(table + 32, status, 1, WRITE, 0);
         desc(DESC + i * 16, table, 48, INDIRECT, 0);
         write_word(AVAIL + 4 + u64::from(driver.avail) % SIZE * 2, i as u16);
@@ -212,7 +213,7 @@ fn burst(driver: &mut Driver, kind: u32, sector: u64) {
 }
 
 /// Waits for all of a burst; whether all went well.
-fn settled(driver: &Driver) -> bool {
+pub fn settled(driver: &Driver) -> bool {
     while read_u16(USED + 2) != driver.avail {}
     let mut good = true;
     let mut i = 0;
@@ -227,10 +228,10 @@ fn settled(driver: &Driver) -> bool {
 pub fn many() {
     let mut driver = initialize();
     fill(SIZE * 4096, 7);
-    burst(&mut driver, 1, 64);
+    burst(&mut driver, 1, 64, 4096);
     check("a ring full of writes is done", settled(&driver));
     fill(SIZE * 4096, 1234);
-    burst(&mut driver, 0, 64);
+    burst(&mut driver, 0, 64, 4096);
     check("a ring full of reads is done", settled(&driver));
     check("all of them are what was written", matches(SIZE * 4096, 7));
 
@@ -271,7 +272,7 @@ pub fn many() {
     let mut quiet = true;
     while round < 50 {
         driver = initialize();
-        burst(&mut driver, 0, 64);
+        burst(&mut driver, 0, 64, 4096);
         set(0x070, 0);
         quiet &= reg(0x070) == 0;
         fill(SIZE * 4096, round);

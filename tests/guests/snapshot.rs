@@ -129,7 +129,7 @@ pub fn model(line: &[u8]) {
         let offset = numbers.below(bytes / unit) * unit;
         let len = ((1 + numbers.below(if unit == 512 { 24 } else { 4 })) * unit).min(bytes - offset);
         let mut done = true;
-        let kind = numbers.below(12);
+        let kind = numbers.below(14);
         match kind {
             0..5 => {
                 let value = numbers.below(u64::MAX);
@@ -155,6 +155,30 @@ pub fn model(line: &[u8]) {
             9 => {
                 let what = numbers.below(8);
                 harm += u64::from(!nonsense(&mut driver, what, offset, capacity));
+            }
+            // The sectors of a page, all at once; and a reset while they are written.
+            10 | 11 if offset + 4096 <= bytes => {
+                let value = numbers.below(u64::MAX);
+                let mut at = 0;
+                while at < 4096 {
+                    write_u64(DATA + at, value + at);
+                    at += 8;
+                }
+                burst(&mut driver, 1, offset / 512, 512);
+                if kind == 10 {
+                    done = settled(&driver);
+                } else {
+                    driver = initialize();
+                }
+                done &= read(&mut driver, offset, 4096);
+                at = 0;
+                while at < 4096 {
+                    let found = read_u64(DATA + at);
+                    let old = kind == 11 && found == read_u64(MODEL + offset + at);
+                    done &= old || found == value + at;
+                    write_u64(MODEL + offset + at, found);
+                    at += 8;
+                }
             }
             _ => {}
         }
