@@ -12,15 +12,14 @@
 mod common;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bantam::storage::engine::uring::Uring;
-use bantam::storage::engine::{check_uring, start};
+use bantam::storage::engine::{Layered, Uring, check_uring, start};
 use bantam::storage::open::{self, Format};
 use bantam::storage::qcow2::manage;
-use bantam::storage::{Access, CacheMode, Engine, IoBuffers, IoMode, Job, Work};
+use bantam::storage::{Access, CacheMode, Engine, Image, IoBuffers, IoMode, Job, Overlay, Work};
 use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -28,12 +27,24 @@ use vmm_sys_util::eventfd::EventFd;
 fn main() {
     let args = Arguments::from_args();
     let no_uring = check_uring().err().map(|why| format!("no io_uring: {why}"));
-    let tests: [(&str, fn(), bool); 6] = [
+    let tests: [(&str, fn(), bool); 10] = [
         ("threads_do_raw_images", threads_do_raw_images, false),
         ("uring_does_raw_images", uring_does_raw_images, true),
         ("threads_do_direct_io", threads_do_direct_io, false),
         ("uring_does_direct_io", uring_does_direct_io, true),
         ("threads_do_qcow2_images", threads_do_qcow2_images, false),
+        ("threads_do_overlays", threads_do_overlays, false),
+        ("uring_does_overlays", uring_does_overlays, true),
+        (
+            "uring_does_overlays_of_direct_io",
+            uring_does_overlays_of_direct_io,
+            true,
+        ),
+        (
+            "uring_does_overlays_of_qcow2_images",
+            uring_does_overlays_of_qcow2_images,
+            true,
+        ),
         ("a_drain_ends_everything", a_drain_ends_everything, false),
     ];
     let trials = tests.map(|(name, test, needs_uring)| {
@@ -85,28 +96,43 @@ fn wait(engine: &mut dyn Engine, event: &EventFd) {
 
 fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
     let opened = open::open(path, access).unwrap();
-    assert_eq!(opened.image.len(), LEN);
-    let alignment = u64::from(opened.image.alignment()).max(512);
+    let disk = exercise_image(&opened.image, vec![0; LEN as usize], mode, seed);
+    drop(opened);
+    compare(path, access.format, &disk);
+}
+
+/// Does many jobs on `image`, which has `disk` as its content, and returns what it should have after
+/// them.
+fn exercise_image(image: &Arc<dyn Image>, mut disk: Vec<u8>, mode: IoMode, seed: u64) -> Vec<u8> {
+    assert_eq!(image.len(), LEN);
+    let alignment = u64::from(image.alignment()).max(512);
     let ram = u64::from(SLOTS) * ROOM;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram as usize)]).unwrap();
     let memory = Arc::new(memory);
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut engine: Box<dyn Engine> = match mode {
-        // Not by threads instead.
-        IoMode::Uring => Box::new(Uring::new(opened.image.clone(), SLOTS, &event).unwrap()),
-        _ => start(&opened.image, mode, SLOTS, 16, &event),
+    // Not by threads instead.
+    let mut engine: Box<dyn Engine> = match (mode, image.clone().overlay()) {
+        (IoMode::Uring, Some(overlay)) => {
+            Box::new(Layered::new(overlay, SLOTS, 16, &event).unwrap())
+        }
+        (IoMode::Uring, None) => Box::new(Uring::new(image.clone(), SLOTS, &event).unwrap()),
+        _ => start(image, mode, SLOTS, 16, &event),
     };
     let mut numbers = Numbers(seed);
-    let mut disk = vec![0u8; LEN as usize];
     let mut running: HashMap<u16, Expected> = HashMap::new();
     let (mut begun, mut ended) = (0, 0);
     while ended < 1500 {
         while begun < 1500 && running.len() < usize::from(SLOTS) {
             let token = (0..SLOTS).find(|t| !running.contains_key(t)).unwrap();
-            let len = (1 + numbers.below(40)) * alignment;
-            let len = len.min(ROOM - 1024);
-            let len = len - len % alignment;
-            let offset = numbers.below((LEN - len) / alignment) * alignment;
+            // Often whole pages.
+            let unit = match numbers.below(3) {
+                0 => 4096,
+                _ => alignment,
+            };
+            let len = (1 + numbers.below(40)) * unit;
+            let len = len.min(ROOM - 4096);
+            let len = len - len % unit;
+            let offset = numbers.below((LEN - len) / unit) * unit;
             let kind = numbers.below(10);
             // Jobs that touch the same bytes have no order among them.
             if running
@@ -146,7 +172,7 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
                 let rest = GuestAddress(at + u64::from(first));
                 assert!(buffers.push(rest, len as u32 - first));
                 let fill = matches!(work, Work::Write { .. });
-                buffers.align(opened.image.alignment(), fill).unwrap();
+                buffers.align(image.alignment(), fill).unwrap();
             }
             let expected = Expected { offset, len, read };
             running.insert(token, expected);
@@ -165,7 +191,7 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
         let mut any = false;
         while let Some((mut job, result)) = engine.complete() {
             any = true;
-            result.unwrap_or_else(|error| panic!("{mode:?} {access:?} {:?}: {error}", job.work));
+            result.unwrap_or_else(|error| panic!("{mode:?} {seed} {:?}: {error}", job.work));
             job.buffers.restore(matches!(job.work, Work::Read { .. }));
             let expected = running.remove(&job.token).unwrap();
             if let Some(bytes) = expected.read {
@@ -176,7 +202,7 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
                 let wrong = found.iter().zip(&bytes).position(|(f, b)| f != b);
                 if let Some(at) = wrong {
                     panic!(
-                        "{mode:?} {access:?} {:?}: byte {at} of {} is {} and not {}",
+                        "{mode:?} {seed} {:?}: byte {at} of {} is {} and not {}",
                         job.work,
                         bytes.len(),
                         found[at],
@@ -192,9 +218,34 @@ fn exercise(path: &Path, access: Access, mode: IoMode, seed: u64) {
     }
     drop(engine);
     let mut none = IoBuffers::new(memory);
-    opened.image.run(Work::Flush, &mut none).unwrap();
-    drop(opened);
-    compare(path, access.format, &disk);
+    image.run(Work::Flush, &mut none).unwrap();
+    disk
+}
+
+/// An overlay over what is in `path`.
+fn exercise_overlay(path: &Path, access: Access, mode: IoMode, seed: u64) {
+    let access = Access {
+        read_only: true,
+        ..access
+    };
+    let base = open::open(path, access).unwrap();
+    let before = read_all(&*base.image);
+    let overlay: Arc<dyn Image> = Arc::new(Overlay::over(base.image, path).unwrap());
+    let disk = exercise_image(&overlay, before.clone(), mode, seed);
+    assert!(read_all(&*overlay) == disk);
+    drop(overlay);
+    compare(path, access.format, &before);
+}
+
+fn read_all(image: &dyn Image) -> Vec<u8> {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LEN as usize)]).unwrap();
+    let memory = Arc::new(memory);
+    let mut buffers = IoBuffers::new(memory.clone());
+    assert!(buffers.push(GuestAddress(0), LEN as u32));
+    image.run(Work::Read { offset: 0 }, &mut buffers).unwrap();
+    let mut bytes = vec![0; LEN as usize];
+    memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
 }
 
 /// The file, read by others, holds what was written.
@@ -209,15 +260,7 @@ fn compare(path: &Path, format: Format, disk: &[u8]) {
                 ..Access::default()
             };
             let again = open::open(path, access).unwrap();
-            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LEN as usize)]).unwrap();
-            let memory = Arc::new(memory);
-            let mut buffers = IoBuffers::new(memory.clone());
-            assert!(buffers.push(GuestAddress(0), LEN as u32));
-            let read = Work::Read { offset: 0 };
-            again.image.run(read, &mut buffers).unwrap();
-            let mut found = vec![0; LEN as usize];
-            memory.read_slice(&mut found, GuestAddress(0)).unwrap();
-            assert!(found == disk);
+            assert!(read_all(&*again.image) == disk);
         }
     }
 }
@@ -253,7 +296,7 @@ fn uring_does_direct_io() {
     direct(IoMode::Uring, 4);
 }
 
-fn threads_do_qcow2_images() {
+fn qcow2() -> (tempfile::TempDir, PathBuf, Access) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.qcow2");
     let new = manage::New {
@@ -268,7 +311,44 @@ fn threads_do_qcow2_images() {
         format: Format::Qcow2,
         ..Access::default()
     };
+    (folder, path, access)
+}
+
+fn threads_do_qcow2_images() {
+    let (_folder, path, access) = qcow2();
     exercise(&path, access, IoMode::Auto, 5);
+}
+
+/// A raw image that is not all zeros.
+fn raw_with_content() -> tempfile::NamedTempFile {
+    let file = raw();
+    let bytes: Vec<_> = (0..LEN).map(|at| (at / 7 % 251) as u8 + 1).collect();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn threads_do_overlays() {
+    let file = raw_with_content();
+    exercise_overlay(file.path(), Access::default(), IoMode::Threads, 6);
+}
+
+fn uring_does_overlays() {
+    let file = raw_with_content();
+    exercise_overlay(file.path(), Access::default(), IoMode::Uring, 7);
+}
+
+fn uring_does_overlays_of_direct_io() {
+    let access = Access {
+        cache: CacheMode::Direct,
+        ..Access::default()
+    };
+    exercise_overlay(raw_with_content().path(), access, IoMode::Uring, 8);
+}
+
+fn uring_does_overlays_of_qcow2_images() {
+    let (_folder, path, access) = qcow2();
+    exercise(&path, access, IoMode::Auto, 9);
+    exercise_overlay(&path, access, IoMode::Uring, 10);
 }
 
 fn a_drain_ends_everything() {
@@ -276,13 +356,29 @@ fn a_drain_ends_everything() {
     let image = open::open(file.path(), Access::default()).unwrap().image;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let memory = Arc::new(memory);
-    for mode in [IoMode::Auto, IoMode::Threads] {
+    let overlay: Arc<dyn Image> = Arc::new(Overlay::over(image.clone(), file.path()).unwrap());
+    for (image, mode) in [
+        (&image, IoMode::Auto),
+        (&image, IoMode::Threads),
+        (&overlay, IoMode::Auto),
+        (&overlay, IoMode::Threads),
+    ] {
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-        let mut engine = start(&image, mode, SLOTS, 16, &event);
+        let mut engine = start(image, mode, SLOTS, 16, &event);
         for token in 0..SLOTS {
+            // A flush of an overlay ends at once; a part of a page does not.
+            let zero = Work::Zero {
+                offset: u64::from(token) * 8192 + 512,
+                len: 512,
+                unmap: true,
+            };
+            let work = match image.clone().overlay() {
+                Some(_) => zero,
+                None => Work::Flush,
+            };
             engine.submit(Job {
                 token,
-                work: Work::Flush,
+                work,
                 buffers: IoBuffers::new(memory.clone()),
             });
         }

@@ -62,7 +62,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let name = format!("{image}_unpacks_itself");
         trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 16] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -75,6 +75,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
             kinds_of_disks,
         ),
         ("discarded_space_comes_back", trim),
+        ("a_snapshot_is_a_root_disk_that_forgets", snapshot),
         ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
         ("sigterm_powers_the_guest_off", sigterm),
@@ -296,6 +297,43 @@ fn trim() {
     let after = std::fs::metadata(&disk).unwrap();
     assert_eq!(after.len(), 16 << 20);
     assert!(after.blocks() + 16384 <= before, "8 MiB came back");
+}
+
+fn snapshot() {
+    let folder = scratch();
+    let root = path("root.ext4");
+    let sum = |file: &str| {
+        let out = Command::new("sha256sum").arg(file).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    for (format, options) in [("raw", ",queues=2,iothread"), ("qcow2", "")] {
+        let disk = folder.path().join(format!("root.{format}"));
+        let disk = disk.to_str().unwrap();
+        let made = run(&["image", "convert", "-O", format, &root, disk]);
+        assert_eq!(made.code(), 0, "{made:?}");
+        let before = sum(disk);
+        // The first life is not ended cleanly: the second finds what it has written, and mends it.
+        let text = "if [ -e /big ]; then md5sum -c /sum && rm /big && fstrim / && df / && echo lived on
+else dd if=/dev/urandom of=/big bs=64k count=64 && md5sum /big >/sum && sync && echo written && busybox reboot -f; sleep 60; fi";
+        let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot{options}"));
+        let args = [
+            kernel.as_str(),
+            "--cpus",
+            "2",
+            "--disk",
+            &disk_arg,
+            "--reboot",
+        ];
+        let out = succeeded(&run_vm(&args, &exec(text)));
+        contains(
+            &out,
+            &["written", "recovery complete", "big: OK", "lived on"],
+        );
+        assert_eq!(sum(disk), before, "{format}: the image has changed");
+        let out = succeeded(&run_vm(&args, &exec("[ ! -e /big ] && echo forgotten")));
+        contains(&out, &["forgotten"]);
+        assert_eq!(sum(disk), before, "{format}: the image has changed");
+    }
 }
 
 fn iso() {

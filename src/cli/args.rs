@@ -48,10 +48,14 @@ pub struct RunArgs {
     /// Attach a disk image or block device; in order vda, vdb ... (may be repeated)
     ///
     /// After the path, separated by commas: ro, format=raw|qcow2 (raw unless the name ends in
-    /// .qcow2), serial=TEXT, queues=N, io=auto|uring|threads, cache=writeback|direct,
+    /// .qcow2), snapshot (throw writes away), serial=TEXT, queues=N, io=auto|uring|threads, cache=writeback|direct,
     /// discard=on|off, iothread, poll=MICROSECONDS, backing=on|off, limit-iops=N, limit-bw=N
     #[arg(short, long, value_name = "PATH[,KEY=VALUE]...")]
     disk: Vec<String>,
+
+    /// Throw away at the end what is written to disks, but for those with snapshot=off
+    #[arg(long)]
+    snapshot: bool,
 
     /// Attach an image of a CD or DVD, to be read only, after the disks (may be repeated)
     #[arg(long, value_name = "ISO")]
@@ -123,6 +127,7 @@ impl RunArgs {
             append: self.append.clone(),
             cmdline: self.cmdline.clone(),
             disks: self.disk.clone(),
+            snapshot: self.snapshot.then_some(true),
             cdroms: self.cdrom.clone(),
             iso: self.iso.clone(),
             cpus: self.cpus.clone(),

@@ -5,11 +5,14 @@ use std::io::Write;
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::error::{ExitStatus, Failure, escaped, say};
+use crate::image::target;
 use crate::machine::{Exit, Plan, StartError, report, session};
 
 /// Runs a machine; the exit code says how it ended.
 pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     start_log(args.verbose);
+    // Before the first file is made: that of a snapshot, or of the cache.
+    target::limits_are_errors();
     let usage = |error: ConfigError| Failure::new(ExitStatus::Usage, &error);
     let file = args.config.as_deref().map(file::read).transpose();
     let file = file.map_err(usage)?;

@@ -14,6 +14,7 @@ const KEYS: &[&str] = &[
     "path",
     "format",
     "ro",
+    "snapshot",
     "serial",
     "queues",
     "io",
@@ -45,6 +46,9 @@ pub struct Disk {
     pub path: PathBuf,
     /// Format, read-only or not, page cache or not.
     pub access: Access,
+    /// What is written is thrown away at the end, and the image is only read; `None` where nothing is
+    /// said, until [`disks`] has decided.
+    pub snapshot: Option<bool>,
     /// `serial=`, else one is made from the file.
     pub serial: Option<String>,
     /// Request queues.
@@ -73,6 +77,7 @@ impl Disk {
                 ..Access::default()
             },
             path,
+            snapshot: None,
             serial: None,
             queues: 1,
             io: IoMode::Auto,
@@ -83,16 +88,37 @@ impl Disk {
             limit_bytes: None,
         }
     }
+
+    /// Whether what is written is thrown away at the end.
+    pub fn is_snapshot(&self) -> bool {
+        self.snapshot == Some(true)
+    }
+
+    /// How the image is opened: what is thrown away does not go into it.
+    pub fn image_access(&self) -> Access {
+        Access {
+            read_only: self.access.read_only || self.is_snapshot(),
+            ..self.access
+        }
+    }
 }
 
-/// All disks in order, the read-only ones of `--cdrom` last.
+/// All disks in order, the read-only ones of `--cdrom` last. With `snapshot`, what is written to
+/// those that do not say otherwise is thrown away.
 ///
 /// # Errors
 /// See [`ConfigError`].
-pub fn disks(texts: &[String], cdroms: &[PathBuf], cpus: u32) -> Result<Vec<Disk>, ConfigError> {
+pub fn disks(
+    texts: &[String],
+    cdroms: &[PathBuf],
+    cpus: u32,
+    snapshot: bool,
+) -> Result<Vec<Disk>, ConfigError> {
     let mut disks = Vec::new();
     for text in texts {
-        let disk = disk(text)?;
+        let mut disk = disk(text)?;
+        disk.snapshot
+            .get_or_insert(snapshot && !disk.access.read_only);
         if u32::from(disk.queues) > cpus {
             return Err(wrong(
                 KEY,
@@ -144,7 +170,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
             // A word alone switches on what can be on or off.
             None if matches!(
                 word.as_str(),
-                "ro" | "readonly" | "iothread" | "discard" | "backing"
+                "ro" | "readonly" | "snapshot" | "iothread" | "discard" | "backing"
             ) =>
             {
                 (word.as_str(), "on")
@@ -174,6 +200,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
         };
         match key {
             "ro" | "readonly" => disk.access.read_only = switch()?,
+            "snapshot" => disk.snapshot = Some(switch()?),
             "iothread" => disk.io_thread = switch()?,
             "discard" => disk.discard = switch()?,
             "backing" => disk.access.backing = switch()?,
@@ -240,6 +267,12 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
         None if disk.io_thread => POLL_ALONE,
         None => disk.poll,
     };
+    if disk.access.read_only && disk.is_snapshot() {
+        return bad(
+            "'ro' lets the guest write nothing, and 'snapshot' throws away what it writes".into(),
+            "leave one of the two away; neither changes the image",
+        );
+    }
     if disk.io == IoMode::Uring && disk.access.format != Format::Raw {
         return bad(
             "io_uring is for raw images".into(),
@@ -336,6 +369,9 @@ mod tests {
             "a,poll=1001",
             "a,poll=x",
             "a,path=b",
+            "a,ro,snapshot",
+            "a,snapshot=on,readonly=on",
+            "a,snapshot=yes",
         ] {
             assert!(disk(bad).is_err(), "{bad}");
         }
@@ -344,10 +380,36 @@ mod tests {
     #[test]
     fn queues_are_for_vcpus() {
         let texts = ["a,queues=4".to_owned()];
-        assert!(disks(&texts, &[], 4).is_ok());
-        assert!(disks(&texts, &[], 2).is_err());
-        let cdrom = disks(&[], &["x.iso".into()], 1).unwrap();
+        assert!(disks(&texts, &[], 4, false).is_ok());
+        assert!(disks(&texts, &[], 2, false).is_err());
+        let cdrom = disks(&[], &["x.iso".into()], 1, false).unwrap();
         assert!(cdrom[0].access.read_only);
+    }
+
+    #[test]
+    fn a_snapshot_is_asked_for_by_a_disk_or_for_all_and_is_never_written() {
+        let texts = [
+            "a",
+            "b,snapshot",
+            "c,snapshot=off",
+            "d,ro",
+            "e,ro=off,snapshot",
+        ];
+        let texts = texts.map(str::to_owned);
+        for (all, expected) in [
+            (false, [false, true, false, false, true, false]),
+            (true, [true, true, false, false, true, false]),
+        ] {
+            let disks = disks(&texts, &["x.iso".into()], 1, all).unwrap();
+            let found: Vec<_> = disks.iter().map(Disk::is_snapshot).collect();
+            assert_eq!(found, expected);
+            for disk in disks {
+                let snapshot = disk.is_snapshot();
+                assert!(!(snapshot && disk.access.read_only), "the guest may write");
+                let read_only = disk.image_access().read_only;
+                assert_eq!(read_only, snapshot || disk.access.read_only);
+            }
+        }
     }
 
     proptest::proptest! {

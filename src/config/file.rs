@@ -15,7 +15,7 @@ use crate::error::nearest;
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The keys, each with what it takes and an example of it.
-const KEYS: [(&str, &str, &str); 16] = [
+const KEYS: [(&str, &str, &str); 17] = [
     ("kernel", "a string", r#""vmlinuz""#),
     ("initrd", "a string", r#""initrd.img""#),
     ("append", "a string or a list of strings", r#""quiet""#),
@@ -25,6 +25,7 @@ const KEYS: [(&str, &str, &str); 16] = [
         "a string or a list of strings",
         r#"["root.img", "data.img,ro"]"#,
     ),
+    ("snapshot", "true or false", "true"),
     ("cdrom", "a string or a list of strings", r#""live.iso""#),
     ("iso", "a string", r#""live.iso""#),
     ("cpus", "a number or a string", "4"),
@@ -37,7 +38,8 @@ const KEYS: [(&str, &str, &str); 16] = [
     ("reboot", "true or false", "true"),
     ("time-limit", "a number or a string", r#""10m""#),
 ];
-/// Their names.
+/// Their names. An index out of bounds would be an error of the compiler here.
+#[allow(clippy::indexing_slicing)]
 const NAMES: [&str; KEYS.len()] = {
     let mut names = [""; KEYS.len()];
     let mut at = 0;
@@ -90,6 +92,7 @@ struct File {
     append: Option<Texts>,
     cmdline: Option<String>,
     disk: Option<Texts>,
+    snapshot: Option<bool>,
     cdrom: Option<Texts>,
     iso: Option<PathBuf>,
     cpus: Option<Amount>,
@@ -394,6 +397,7 @@ fn layer(file: File, folder: &Path) -> Layer {
         append: file.append.map(Vec::from).unwrap_or_default(),
         cmdline: file.cmdline,
         disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
+        snapshot: file.snapshot,
         cdroms: file
             .cdrom
             .map(Vec::from)
@@ -447,6 +451,7 @@ mod tests {
             initrd = "/abs/initrd"
             append = ["quiet", "ro"]
             disk = "root.img,ro"
+            snapshot = true
             cdrom = "live.iso"
             iso = "install.iso"
             cpus = 4
@@ -464,6 +469,7 @@ mod tests {
         assert_eq!(layer.kernel, Some("/m/vmlinux".into()));
         assert_eq!(layer.initrd, Some("/abs/initrd".into()));
         assert_eq!(layer.disks, ["/m/root.img,ro"]);
+        assert_eq!(layer.snapshot, Some(true));
         assert_eq!(layer.iso, Some("/m/install.iso".into()));
         assert_eq!(layer.cdroms, [PathBuf::from("/m/live.iso")]);
         assert_eq!(layer.cpus.as_deref(), Some("4"));

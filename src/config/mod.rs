@@ -44,6 +44,8 @@ pub struct Layer {
     pub iso: Option<PathBuf>,
     /// Disks, as [`disk::disk`] reads them.
     pub disks: Vec<String>,
+    /// Whether what is written to disks is thrown away, for those that do not say.
+    pub snapshot: Option<bool>,
     /// Disks that are only read, after the others.
     pub cdroms: Vec<PathBuf>,
     /// As [`values::topology`] reads it.
@@ -81,6 +83,7 @@ impl Layer {
             } else {
                 self.disks
             },
+            snapshot: self.snapshot.or(below.snapshot),
             cdroms: if self.cdroms.is_empty() {
                 below.cdroms
             } else {
@@ -194,7 +197,8 @@ impl VmConfig {
             Some(text) => values::topology(text)?,
             None => Topology::flat(1),
         };
-        let disks = disk::disks(&layer.disks, &cdroms, topology.cpus())?;
+        let snapshot = layer.snapshot.unwrap_or(false);
+        let disks = disk::disks(&layer.disks, &cdroms, topology.cpus(), snapshot)?;
         for disk in &disks {
             elsewhere::check("--disk", &disk.path)?;
         }

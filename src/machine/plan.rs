@@ -3,6 +3,7 @@
 //! Mistakes end here, before anything has been started. `bantam run --dry-run` prints the result.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::arch::x86_64::acpi::VirtioMmio;
 use crate::arch::x86_64::layout;
@@ -13,7 +14,7 @@ use crate::boot::{
 };
 use crate::config::{BootFrom, Disk, VmConfig};
 use crate::error::{ExitStatus, Help, io_reason};
-use crate::storage::{IoMode, OpenError, Opened, engine, open};
+use crate::storage::{IoMode, OpenError, Opened, Overlay, OverlayError, engine, open};
 use crate::virtio::mmio::MMIO_SIZE;
 
 /// A disk with its file and its place.
@@ -64,6 +65,9 @@ pub enum PlanError {
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// The file for what is written to a snapshot.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// io_uring was asked for by name.
     #[error("no io_uring: {}", io_reason(source))]
     Uring {
@@ -89,6 +93,7 @@ impl PlanError {
             | PlanError::Iso(_)
             | PlanError::Initrd(_)
             | PlanError::Disk(_)
+            | PlanError::Overlay(_)
             | PlanError::Uring { .. } => ExitStatus::Start,
         }
     }
@@ -102,11 +107,14 @@ impl Help for PlanError {
             PlanError::Initrd(error) => error.help(),
             PlanError::Cmdline(error) => error.help(),
             PlanError::Disk(error) => error.help(),
+            PlanError::Overlay(error) => error.help(),
             PlanError::Uring { .. } => {
                 "leave 'io=uring' away, or allow it: sysctl kernel.io_uring_disabled".into()
             }
             PlanError::SameDisk { .. } => {
-                "attach it once; two disks that write to one image destroy it".into()
+                "attach it once, or with ',snapshot' or ',ro' each time; two disks that write to one \
+                 image destroy it"
+                    .into()
             }
         }
     }
@@ -191,6 +199,7 @@ fn open_disks(configs: &[Disk]) -> Result<Vec<PlannedDisk>, PlanError> {
     let mut disks: Vec<PlannedDisk> = Vec::new();
     // The configuration has checked that there are lines for all of them.
     let places = (layout::VIRTIO_MMIO_START..).step_by(MMIO_SIZE as usize);
+    let reads = |config: &Disk| config.image_access().read_only;
     for ((config, gsi), base) in configs.iter().zip(layout::VIRTIO_GSIS).zip(places) {
         // Before the lock says only "in use": by ourselves?
         let same = disks.iter().find(|disk| {
@@ -198,15 +207,16 @@ fn open_disks(configs: &[Disk]) -> Result<Vec<PlannedDisk>, PlanError> {
             std::fs::metadata(&config.path)
                 .is_ok_and(|meta| (meta.dev(), meta.ino()) == disk.image.identity)
         });
-        if let Some(other) =
-            same.filter(|other| !(other.config.access.read_only && config.access.read_only))
-        {
+        if let Some(other) = same.filter(|other| !(reads(&other.config) && reads(config))) {
             return Err(PlanError::SameDisk {
                 first: other.config.path.clone(),
                 second: config.path.clone(),
             });
         }
-        let image = open::open(&config.path, config.access)?;
+        let mut image = open::open(&config.path, config.image_access())?;
+        if config.is_snapshot() {
+            image.image = Arc::new(Overlay::over(image.image, &config.path)?);
+        }
         if config.io == IoMode::Uring {
             engine::check_uring().map_err(|source| PlanError::Uring { source })?;
         }

@@ -146,10 +146,10 @@ fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
             "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
             escaped(disk.config.path.display()),
             disk.image.image.len() / crate::storage::SECTOR_BYTES,
-            if disk.config.access.read_only {
-                "ro"
-            } else {
-                "rw"
+            match (disk.config.access.read_only, disk.config.is_snapshot()) {
+                (true, _) => "ro",
+                (false, true) => "rw, snapshot: writes are thrown away",
+                (false, false) => "rw",
             },
             disk.serial
         )?;

@@ -38,8 +38,6 @@ impl Signals {
             if libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // A write past the limit of `ulimit -f` is an error of that write, not our end.
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());

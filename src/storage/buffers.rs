@@ -157,6 +157,50 @@ impl IoBuffers {
         true
     }
 
+    /// Has `work` move the next `len` bytes, as if they were all there is, and counts them as moved
+    /// when it has.
+    pub(super) fn part(
+        &mut self,
+        len: u64,
+        work: impl FnOnce(&mut IoBuffers) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let later = self.cut(len);
+        let (bytes, moved) = (self.bytes, self.moved);
+        (self.bytes, self.moved) = (len, 0);
+        let result = work(self);
+        (self.bytes, self.moved) = (bytes, moved.saturating_add(len));
+        self.next = self.segments.len();
+        self.segments.extend(later);
+        result
+    }
+
+    /// Takes away all segments but those of the next `len` bytes.
+    fn cut(&mut self, mut len: u64) -> Vec<libc::iovec> {
+        let mut at = self.next;
+        while let Some(segment) = self.segments.get_mut(at) {
+            let whole = segment.iov_len;
+            if len < whole as u64 {
+                // The bytes before the cut stay, in a segment of their own if there are any.
+                let before = len as usize;
+                let after = libc::iovec {
+                    iov_base: segment.iov_base.wrapping_byte_add(before),
+                    iov_len: whole.saturating_sub(before),
+                };
+                segment.iov_len = before;
+                let keep = at.saturating_add(usize::from(before > 0));
+                let mut later = self.segments.split_off(keep.min(self.segments.len()));
+                match later.first_mut() {
+                    Some(first) if before == 0 => *first = after,
+                    _ => later.insert(0, after),
+                }
+                return later;
+            }
+            len = len.saturating_sub(whole as u64);
+            at = at.saturating_add(1);
+        }
+        Vec::new()
+    }
+
     /// Calls `transfer` (a `preadv`-like call) until all bytes have moved. What has moved before, by
     /// whatever way, is not moved again.
     ///
@@ -282,6 +326,43 @@ mod tests {
                 6
             })
             .unwrap();
+    }
+
+    #[test]
+    fn parts_are_the_bytes_in_order_wherever_they_are_cut() {
+        let lens = [10u32, 5, 1, 20];
+        for cuts in [
+            vec![36],
+            vec![10, 26],
+            vec![3, 4, 20, 9],
+            vec![15, 1, 19, 1],
+        ] {
+            let mut buffers = IoBuffers::new(memory());
+            for (at, len) in lens.into_iter().enumerate() {
+                assert!(buffers.push(GuestAddress(at as u64 * 0x100), len));
+            }
+            let bytes = |segments: &[libc::iovec]| -> Vec<usize> {
+                let each =
+                    |s: &libc::iovec| (0..s.iov_len).map(|n| s.iov_base.addr() + n).collect();
+                segments
+                    .iter()
+                    .flat_map(|s| -> Vec<usize> { each(s) })
+                    .collect()
+            };
+            let (all, mut seen) = (bytes(buffers.rest()), Vec::new());
+            for cut in &cuts {
+                let part = |part: &mut IoBuffers| {
+                    assert_eq!((part.len(), part.moved()), (*cut, 0));
+                    assert!(part.rest().iter().all(|s| s.iov_len > 0));
+                    seen.extend(bytes(part.rest()));
+                    part.drive(0, |segments, _| bytes(segments).len() as isize)
+                };
+                buffers.part(*cut, part).unwrap();
+            }
+            assert_eq!(seen, all, "{cuts:?}");
+            assert_eq!((buffers.len(), buffers.moved()), (36, 36));
+            assert!(buffers.rest().is_empty());
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!   Job, io::Result       ◀── Engine::complete ◀── an event fd ────────┘
 //! ```
 //!
-//! - an [`Image`] knows which bytes of the disk are where: [`raw`], [`qcow2`];
+//! - an [`Image`] knows which bytes of the disk are where: [`raw`], [`qcow2`], and over one of them,
+//!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
 //! - [`buffers`]: guest memory as the kernel wants it; nothing is copied on the way;
 //! - [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
@@ -22,15 +23,18 @@ pub mod foreign;
 pub mod limit;
 pub mod lock;
 pub mod open;
+pub mod overlay;
 pub mod qcow2;
 pub mod raw;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 pub use buffers::IoBuffers;
 pub use engine::{Engine, IoMode};
 pub use open::{Access, CacheMode, OpenError, Opened};
+pub use overlay::{Overlay, OverlayError};
 
 /// Bytes in a sector, the unit of virtio-blk (virtio 1.2, 5.2.4) and of every disk image's length.
 pub const SECTOR_BYTES: u64 = 512;
@@ -100,6 +104,11 @@ pub trait Image: Send + Sync {
     /// The file of which byte n is byte n of the disk, if that is all there is to it: then an
     /// engine may go to the file itself.
     fn raw_file(&self) -> Option<&File> {
+        None
+    }
+
+    /// The same as an overlay, if it is one: then an engine may go to the images that it is made of.
+    fn overlay(self: Arc<Self>) -> Option<Arc<Overlay>> {
         None
     }
 

@@ -180,7 +180,9 @@ impl Help for OpenError {
                 if *read_only {
                     "give yourself read access to it (ls -l shows who has)".into()
                 } else {
-                    "add ',ro' to attach it read-only, or give yourself write access".into()
+                    "add ',ro' to attach it read-only, ',snapshot' to throw away what is written, or \
+                     give yourself write access"
+                        .into()
                 }
             }
             OpenError::Open {
@@ -211,9 +213,10 @@ impl Help for OpenError {
             }
             OpenError::Locked {
                 read_only: false, ..
-            } => "stop the other machine, or attach the image with ',ro' to both".into(),
+            } => "stop the other machine, or attach the image with ',ro' or ',snapshot' to both".into(),
             OpenError::Locked { .. } => {
-                "stop the other machine, or attach the image with ',ro' there as well".into()
+                "stop the other machine, or attach the image with ',ro' or ',snapshot' there as well"
+                    .into()
             }
             OpenError::Direct { .. } => {
                 "leave 'cache=direct' away, or keep the image on another file system".into()

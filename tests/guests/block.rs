@@ -3,27 +3,27 @@
 use crate::check;
 use crate::io::*;
 
-const BASE: u64 = 0xd000_0000;
-const DESC: u64 = 0x20_0000;
+pub const BASE: u64 = 0xd000_0000;
+pub const DESC: u64 = 0x20_0000;
 const AVAIL: u64 = 0x20_1000;
 const USED: u64 = 0x20_2000;
-const HEADER: u64 = 0x20_3000;
-const STATUS: u64 = 0x20_3100;
+pub const HEADER: u64 = 0x20_3000;
+pub const STATUS: u64 = 0x20_3100;
 const TABLE: u64 = 0x20_4000;
-const DATA: u64 = 0x21_0000;
+pub const DATA: u64 = 0x21_0000;
 const SIZE: u64 = 8;
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 const EVENT_IDX: u32 = 1 << 29;
 
-struct Driver {
+pub struct Driver {
     avail: u16,
 }
 
-fn reg(offset: u64) -> u32 {
+pub fn reg(offset: u64) -> u32 {
     read_u32(BASE + offset)
 }
 
@@ -32,14 +32,14 @@ fn set(offset: u64, value: u32) {
 }
 
 /// A descriptor at `at`.
-fn desc(at: u64, addr: u64, len: u32, flags: u16, next: u16) {
+pub fn desc(at: u64, addr: u64, len: u32, flags: u16, next: u16) {
     write_u64(at, addr);
     write_u32(at + 8, len);
     write_word(at + 12, flags);
     write_word(at + 14, next);
 }
 
-fn initialize() -> Driver {
+pub fn initialize() -> Driver {
     set(0x070, 0);
     while reg(0x070) != 0 {}
     set(0x070, 1);
@@ -68,7 +68,7 @@ fn initialize() -> Driver {
 
 impl Driver {
     /// Offers the chain at `head` and waits until it is used; the used length.
-    fn submit(&mut self, head: u16) -> u32 {
+    pub fn submit(&mut self, head: u16) -> u32 {
         let slot = u64::from(self.avail) % SIZE;
         write_word(AVAIL + 4 + slot * 2, head);
         self.avail = self.avail.wrapping_add(1);
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     /// One request of header, `len` bytes of data at DATA, status.
-    fn request(&mut self, kind: u32, sector: u64, len: u32) -> (u8, u32) {
+    pub fn request(&mut self, kind: u32, sector: u64, len: u32) -> (u8, u32) {
         header(kind, sector);
         let write = if kind == 1 { 0 } else { WRITE };
         desc(DESC, HEADER, 16, NEXT, 1);
@@ -94,7 +94,7 @@ impl Driver {
     }
 }
 
-fn header(kind: u32, sector: u64) {
+pub fn header(kind: u32, sector: u64) {
     write_u32(HEADER, kind);
     write_u32(HEADER + 4, 0);
     write_u64(HEADER + 8, sector);
@@ -189,18 +189,19 @@ pub fn run() {
     check("and is quiet when reset", reg(0x070) == 0 && reg(0x060) == 0);
 }
 
-/// As many requests in flight as the ring has entries; request `i` moves a page at DATA + 4096 * i.
-fn burst(driver: &mut Driver, kind: u32, sector: u64) {
+/// As many requests in flight as the ring has entries; request `i` moves so many `bytes` at
+/// DATA + bytes * i, one after the other on the disk.
+pub fn burst(driver: &mut Driver, kind: u32, sector: u64, bytes: u64) {
     let write = if kind == 1 { 0 } else { WRITE };
     let mut i = 0;
     while i < SIZE {
         let (header, status, table) = (HEADER + i * 16, STATUS + i, TABLE + i * 48);
         write_u32(header, kind);
         write_u32(header + 4, 0);
-        write_u64(header + 8, sector + i * 8);
+        write_u64(header + 8, sector + i * (bytes / 512));
         write_u8(status, 0xaa);
         desc(table, header, 16, NEXT, 1);
-        desc(table + 16, DATA + i * 4096, 4096, NEXT | write, 2);
+        desc(table + 16, DATA + i * bytes, bytes as u32, NEXT | write, 2);
         desc(table + 32, status, 1, WRITE, 0);
         desc(DESC + i * 16, table, 48, INDIRECT, 0);
         write_word(AVAIL + 4 + u64::from(driver.avail) % SIZE * 2, i as u16);
@@ -212,7 +213,7 @@ fn burst(driver: &mut Driver, kind: u32, sector: u64) {
 }
 
 /// Waits for all of a burst; whether all went well.
-fn settled(driver: &Driver) -> bool {
+pub fn settled(driver: &Driver) -> bool {
     while read_u16(USED + 2) != driver.avail {}
     let mut good = true;
     let mut i = 0;
@@ -227,10 +228,10 @@ fn settled(driver: &Driver) -> bool {
 pub fn many() {
     let mut driver = initialize();
     fill(SIZE * 4096, 7);
-    burst(&mut driver, 1, 64);
+    burst(&mut driver, 1, 64, 4096);
     check("a ring full of writes is done", settled(&driver));
     fill(SIZE * 4096, 1234);
-    burst(&mut driver, 0, 64);
+    burst(&mut driver, 0, 64, 4096);
     check("a ring full of reads is done", settled(&driver));
     check("all of them are what was written", matches(SIZE * 4096, 7));
 
@@ -271,7 +272,7 @@ pub fn many() {
     let mut quiet = true;
     while round < 50 {
         driver = initialize();
-        burst(&mut driver, 0, 64);
+        burst(&mut driver, 0, 64, 4096);
         set(0x070, 0);
         quiet &= reg(0x070) == 0;
         fill(SIZE * 4096, round);

@@ -10,6 +10,7 @@
 mod bench;
 mod block;
 mod io;
+mod snapshot;
 mod user;
 
 use core::arch::{asm, global_asm};
@@ -217,8 +218,10 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"fill" => snapshot::fill(),
+        b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
-        b"exits" | b"disk" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
+        b"exits" | b"disk" | b"model" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {
             io::put(b'!');
             halt();
@@ -256,6 +259,10 @@ extern "C" fn measure() -> ! {
     let line = command_line();
     match wish(line) {
         b"exits" => bench::exits(line),
+        b"model" => {
+            snapshot::model(line);
+            power_off()
+        }
         _ => bench::disk(line),
     }
 }

@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | [`uring`] | raw images | io_uring(7): a batch is one system call, or none where the page cache has it all |
 //! | [`threads`] | all images, and hosts that forbid io_uring | a few threads that do blocking calls |
+//! | [`layered`] | overlays | both of them: io_uring where one file has all the bytes |
 
 pub mod inline;
+pub mod layered;
 pub mod threads;
 pub mod uring;
 
@@ -16,6 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Image, Job};
 pub use inline::Inline;
+pub use layered::Layered;
 pub use threads::Threads;
 pub use uring::Uring;
 
@@ -73,17 +76,22 @@ pub fn start(
     threads: usize,
     event: &Arc<EventFd>,
 ) -> Box<dyn Engine> {
+    let overlay = image.clone().overlay();
     let uring = match mode {
         IoMode::Inline => return Box::new(Inline::new(image.clone())),
         IoMode::Threads => false,
-        IoMode::Auto => image.raw_file().is_some(),
+        IoMode::Auto => image.raw_file().is_some() || overlay.is_some(),
         IoMode::Uring => true,
     };
     if uring {
-        match Uring::new(image.clone(), slots, event) {
+        let made: io::Result<Box<dyn Engine>> = match overlay {
+            Some(overlay) => Layered::new(overlay, slots, threads, event).map(|e| Box::new(e) as _),
+            None => Uring::new(image.clone(), slots, event).map(|e| Box::new(e) as _),
+        };
+        match made {
             Ok(engine) => {
                 say_once("disk I/O is done by io_uring".into());
-                return Box::new(engine);
+                return engine;
             }
             Err(error) => say_once(format!("no io_uring: {}", crate::error::io_reason(&error))),
         }

@@ -1,7 +1,8 @@
 //! What all queues of one disk share, and what its driver is told of it.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_blk as blk;
@@ -12,8 +13,9 @@ use vm_memory::GuestMemoryMmap;
 
 use super::request::{Geometry, MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
+use crate::error::io_reason;
 use crate::storage::limit::Limiter;
-use crate::storage::{Image, IoMode, SECTOR_BYTES};
+use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
 use crate::virtio::Interrupt;
 
 /// Data segments per request: the ring less the header and the status.
@@ -58,6 +60,7 @@ pub struct Disk {
     /// Of one queue's engine, at most.
     pub(super) threads: usize,
     complaints: AtomicU32,
+    told_of_full: AtomicBool,
 }
 
 impl Disk {
@@ -93,6 +96,7 @@ impl Disk {
             io: setup.io,
             poll: setup.poll,
             complaints: AtomicU32::new(0),
+            told_of_full: AtomicBool::new(false),
         }
     }
 
@@ -148,6 +152,19 @@ impl Disk {
         config.extend(1u32.to_le_bytes());
         config.extend([1, 0, 0, 0]);
         config
+    }
+
+    /// Says what has failed, and why. That there is no room is said once: all that a guest writes
+    /// after it fails in the same way.
+    pub(super) fn complain_of(&self, work: Work, error: &io::Error) {
+        let mut text = format!("{work:?}: {}", io_reason(error));
+        if let io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded = error.kind() {
+            if self.told_of_full.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            text.push_str("; more of this is not shown");
+        }
+        self.complain(&text);
     }
 
     pub(super) fn complain(&self, what: &str) {

@@ -22,7 +22,6 @@ use super::disk::Disk;
 use super::request::{Operation, Request, Status};
 use super::spin::{For, Spin};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
-use crate::error::io_reason;
 use crate::storage::engine;
 use crate::storage::{Engine, IoBuffers, Job, Work};
 use crate::virtio::chain::Chain;
@@ -455,8 +454,7 @@ impl Worker {
                 Ok(()) if read => (Status::Ok, u32::try_from(pending.bytes).unwrap_or(u32::MAX)),
                 Ok(()) => (Status::Ok, 0),
                 Err(error) => {
-                    let what = format!("{:?}: {}", job.work, io_reason(&error));
-                    self.disk.complain(&what);
+                    self.disk.complain_of(job.work, &error);
                     (Status::IoError, 0)
                 }
             };
