@@ -78,9 +78,13 @@ struct Args {
     #[arg(long)]
     check: bool,
 
-    /// Put the last results into docs/numbers.json and docs/numbers.md, and measure nothing
+    /// Make the last results the published ones (docs/numbers.json, its page and charts), and measure nothing
     #[arg(long)]
     publish: bool,
+
+    /// Write docs/numbers.md and its charts again from docs/numbers.json, and measure nothing
+    #[arg(long)]
+    page: bool,
 
     /// Print the figures as JSON and write no files: how the lab's part is run
     #[arg(long, hide = true)]
@@ -120,7 +124,11 @@ fn run(args: Args) -> Result<ExitCode> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let out = args.out.clone().unwrap_or_else(|| target.join("bench"));
     if args.publish {
-        report::publish(&report::read(&out.join("results.json"))?, root)?;
+        report::publish(&out.join("results.json"), root)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.page {
+        report::page(root)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(unknown) = args
@@ -171,6 +179,7 @@ fn run(args: Args) -> Result<ExitCode> {
             .iter()
             .filter_map(|vmm| Some((vmm.name().into(), vmm.version()?)))
             .collect(),
+        took: std::collections::BTreeMap::new(),
         figures,
     };
     if args.check {

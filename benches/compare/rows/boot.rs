@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Context, succeed};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host::{self, Lab};
-use crate::process::Process;
+use crate::process::{Failed, Process, STUCK};
 use crate::result::{Clock, Figure, OURS};
 use crate::trace::{self, Trace};
 use crate::vmm::{DiskKind, Machine, Vmm};
@@ -198,18 +198,41 @@ pub fn boot(vmm: &Vmm, machine: &Machine) -> Result<Timed> {
         tail.push(byte);
         byte == INIT
     });
-    let end = end.with_context(|| {
-        let from = tail.len().saturating_sub(200);
-        format!(
-            "the guest's last words: {:?}",
-            String::from_utf8_lossy(tail.get(from..).unwrap_or_default())
-        )
-    })?;
+    let end = end.map_err(|error| did_not_boot(error, &tail))?;
     Ok(Timed {
         process,
         first_byte: first_byte.unwrap_or(end) - started,
         init: end - started,
     })
+}
+
+/// How the reason begins when /init has not spoken.
+const NO_BOOT: &str = "did not boot";
+
+/// How much of a guest's output is kept with a failure: its end.
+const LAST_WORDS: usize = 2000;
+
+/// What the console says when the guest's kernel has panicked; the second with RANDOMIZE_BASE only, but
+/// at the very end, where the first may have been lost.
+const PANICKED: [&str; 2] = ["Kernel panic", "Kernel Offset:"];
+
+/// A failure to boot, with what the guest had printed.
+fn did_not_boot(error: anyhow::Error, printed: &[u8]) -> anyhow::Error {
+    let failed = match error.downcast::<Failed>() {
+        Ok(failed) => failed,
+        Err(other) => return other,
+    };
+    let end = printed.len().saturating_sub(LAST_WORDS);
+    let words = String::from_utf8_lossy(printed.get(end..).unwrap_or_default()).into_owned();
+    let why = match PANICKED.iter().any(|sign| words.contains(sign)) {
+        true => format!("{NO_BOOT}: the guest's kernel panicked"),
+        false => failed.why.replace(STUCK, NO_BOOT),
+    };
+    Failed {
+        why,
+        said: format!("{words:?} {}", failed.said),
+    }
+    .into()
 }
 
 /// One traced boot each: when the kernel was entered, when it first printed, when init came.
