@@ -4,7 +4,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LAB := resources/lab/lab
 
-.PHONY: help build run test soak lint guests setup clean bench bench-check bench-publish bench-tools parts
+.PHONY: help build run test soak lint guests setup clean bench bench-check bench-publish bench-page bench-tools parts
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ bench-check: bench-tools ## a shorter run: which ratios have moved from the publ
 
 bench-publish: ## put the last results into docs/
 	cargo bench --quiet --profile harness --bench compare -- --publish
+
+bench-page: ## write docs/numbers.md and its charts again from docs/numbers.json
+	cargo bench --quiet --profile harness --bench compare -- --page
 
 bench-tools: build guests
 	@resources/setup bench

@@ -183,7 +183,7 @@ fn run(args: Args) -> Result<ExitCode> {
         figures,
     };
     if args.check {
-        return report::check(&results, &root.join("docs/numbers.json"));
+        return report::check::check(&results, &root.join("docs/numbers.json"));
     }
     report::write(&results, &out)?;
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@
 //! ```
 
 pub mod charts;
-mod check;
+pub mod check;
 pub mod groups;
 pub mod page;
 pub mod standing;
@@ -21,8 +21,6 @@ pub mod tables;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-
-pub use check::check;
 
 use crate::result::Results;
 use page::CHARTS;

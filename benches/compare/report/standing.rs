@@ -70,10 +70,13 @@ impl Standing {
         }
     }
 
-    /// The same with its interval.
+    /// The same with its interval, where that is wide enough to be seen.
     pub fn long(&self) -> String {
         let (low, high) = (bare(self.times.low), bare(self.times.high));
-        format!("{}, {low}–{high}", self.short())
+        match low == high {
+            true => self.short(),
+            false => format!("{}, {low}–{high}", self.short()),
+        }
     }
 }
 

@@ -18,11 +18,17 @@ times. More than 1× is in Bantam's favour in every line, whether the unit is mi
 - `(virtual)`: time of an emulated machine whose clock counts instructions, 1 ns each. It repeats within a percent and is no
   prediction of seconds. `(emulated)`: the host's clock in an emulated machine, a hundred times slower than a real one, and
   noisy. Both are for comparing within their line only. Without a mark: the host's own clock.
-- An interval of no width is a single sample.";
+- Without an interval: all samples agree, or there is one only.";
 
 /// The table of some figures, and the notes below it.
 pub fn render(text: &mut String, figures: &[&Figure]) {
     let mut notes = Notes::default();
+    // What is true of all lines is said once, without a mark in each.
+    let same = figures.first().map(|f| &f.note);
+    let same = same.filter(|note| !note.is_empty() && figures.iter().all(|f| &f.note == *note));
+    if let Some(note) = same {
+        let _ = writeln!(text, "{}.\n", sentence(note));
+    }
     let columns = columns(figures, |series| {
         !series.samples.is_empty() || failed(series)
     });
@@ -33,7 +39,10 @@ pub fn render(text: &mut String, figures: &[&Figure]) {
     let _ = write!(text, "\n|---|---|{}\n", "---:|".repeat(columns.len()));
     for figure in figures {
         let clock = figure.clock.suffix();
-        let about = notes.mark(&figure.note);
+        let about = match same {
+            Some(_) => String::new(),
+            None => notes.mark(&figure.note),
+        };
         let _ = write!(text, "| {}{about} | {}{clock} |", figure.case, unit(figure));
         for name in &columns {
             let cell = figure
@@ -56,7 +65,7 @@ fn failed(series: &Series) -> bool {
 
 fn cell(figure: &Figure, series: &Series, notes: &mut Notes) -> String {
     let why = series.missing.as_ref().map_or_else(String::new, |why| {
-        notes.mark(&format!("{}: {why}.", series.vmm))
+        notes.mark(&format!("{}: {why}", series.vmm))
     });
     let Some(value) = value(figure, series) else {
         let short = series
@@ -72,6 +81,15 @@ fn cell(figure: &Figure, series: &Series, notes: &mut Notes) -> String {
         Some(standing) => format!("{value}{why} ({})", standing.long()),
         None => value + &why,
     }
+}
+
+/// With a capital at its beginning.
+fn sentence(note: &str) -> String {
+    let mut letters = note.chars();
+    let first = letters
+        .next()
+        .map(|letter| letter.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// Numbered notes below a table, each once.
