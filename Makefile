@@ -30,12 +30,12 @@ lint: ## formatting, clippy, documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 
 # ONLY=start,boot measures these rows alone; TIME=20 gives each row 20 s instead of 45;
-# VMM=firecracker=PATH,... adds other VMMs.
+# VMM=firecracker,... adds other VMMs.
 comma := ,
 BENCH = cargo bench --quiet --profile harness --bench compare -- $(if $(ONLY),--only $(ONLY)) \
     $(if $(TIME),--seconds $(TIME)) $(foreach vmm,$(subst $(comma), ,$(VMM)),--vmm $(vmm))
 
-bench: bench-tools ## Bantam against QEMU, side by side (ONLY=ROW,... TIME=SECONDS VMM=NAME=PATH,...)
+bench: bench-tools ## Bantam against QEMU, side by side (ONLY=ROW,... TIME=SECONDS VMM=NAME[=PATH],...)
 	@$(BENCH)
 
 bench-check: bench-tools ## a shorter run: which ratios have moved from the published ones?

@@ -36,6 +36,7 @@ mod stats;
 mod trace;
 mod vmm;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,7 +44,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-use result::{Figure, Results, SCHEMA};
+use result::{Found, Results, SCHEMA};
 use rows::boot::IMAGES;
 use rows::{Context, ROWS};
 
@@ -62,9 +63,9 @@ struct Args {
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 
-    /// Also measure this VMM, or take this program for it
-    #[arg(long, value_name = "NAME=PATH", value_parser = named_vmm)]
-    vmm: Vec<(String, PathBuf)>,
+    /// Also measure this VMM, found on the PATH or there; or take this program for it
+    #[arg(long, value_name = "NAME[=PATH]", value_parser = named_vmm)]
+    vmm: Vec<vmm::Named>,
 
     /// Time for each row on the wall's clock
     #[arg(long, value_name = "SECONDS", default_value_t = SECONDS)]
@@ -99,13 +100,17 @@ struct Args {
     bench: bool,
 }
 
-fn named_vmm(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-            Ok((name.into(), path.into()))
-        }
-        _ => Err("want NAME=PATH, for example firecracker=/usr/local/bin/firecracker".into()),
+fn named_vmm(text: &str) -> Result<vmm::Named, String> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) => (name, Some(path)),
+        None => (text, None),
+    };
+    if name.is_empty() || path.is_some_and(str::is_empty) {
+        return Err(
+            "want NAME or NAME=PATH, for example firecracker=/usr/local/bin/firecracker".into(),
+        );
     }
+    Ok((name.into(), path.map(PathBuf::from)))
 }
 
 fn main() -> ExitCode {
@@ -142,11 +147,12 @@ fn run(args: Args) -> Result<ExitCode> {
         );
     }
     let programs = programs(&args, &target)?;
-    let (vmms, absent) = vmm::assemble(&programs.0, &programs.1, &args.vmm)?;
+    let (mut vmms, absent) = vmm::assemble(&programs.0, &programs.1, &args.vmm)?;
     for line in &absent {
         eprintln!("left out: {line}");
     }
     let folder = tempfile::tempdir_in(process::scratch()).context("no scratch folder")?;
+    let took = choose_processors(&mut vmms, folder.path())?;
     let context = Context {
         vmms,
         case: args.case.clone(),
@@ -163,9 +169,13 @@ fn run(args: Args) -> Result<ExitCode> {
         // Nobody measures for twenty minutes to hear that there is no room for the results.
         report::prepare(&out)?;
     }
-    let figures = measure(&args, &context)?;
+    let mut found = Found {
+        took,
+        figures: Vec::new(),
+    };
+    measure(&args, &context, &mut found)?;
     if args.in_lab {
-        serde_json::to_writer(std::io::stdout(), &figures)?;
+        serde_json::to_writer(std::io::stdout(), &found)?;
         return Ok(ExitCode::SUCCESS);
     }
     let results = Results {
@@ -177,16 +187,32 @@ fn run(args: Args) -> Result<ExitCode> {
         versions: context
             .vmms
             .iter()
-            .filter_map(|vmm| Some((vmm.name().into(), vmm.version()?)))
+            .filter_map(|vmm| Some((vmm.name().into(), vmm.version.clone()?)))
             .collect(),
-        took: std::collections::BTreeMap::new(),
-        figures,
+        took: found.took,
+        figures: found.figures,
     };
     if args.check {
         return report::check::check(&results, &root.join("docs/numbers.json"));
     }
     report::write(&results, &out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Gives each VMM a model of the processor that it can have on this host; says and returns which.
+fn choose_processors(vmms: &mut [vmm::Vmm], folder: &Path) -> Result<BTreeMap<String, String>> {
+    let machine = rows::start::machine(&rows::start::payload(folder)?);
+    let mut took = BTreeMap::new();
+    for found in vmm::probe::choose(vmms, &machine) {
+        if let Some(line) = found.line() {
+            eprintln!("{line}");
+        }
+        if let Some(model) = found.model {
+            let names = found.names.iter().map(|name| (*name).to_owned());
+            took.extend(names.map(|name| (name, format!("-cpu {model}"))));
+        }
+    }
+    Ok(took)
 }
 
 /// Bantam's binary and the floor's, as `cargo build --release` makes them.
@@ -202,8 +228,7 @@ fn programs(args: &Args, target: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((bantam, floor))
 }
 
-fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+fn measure(args: &Args, context: &Context, all: &mut Found) -> Result<()> {
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     // What needs a real KVM goes to the lab in one go.
     let in_lab: Vec<&str> = match host::runs_linux() || args.in_lab {
@@ -226,7 +251,7 @@ fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
                 if is_linux { " with Linux" } else { "" }
             );
             match part(context) {
-                Ok(found) => figures.extend(found),
+                Ok(found) => all.figures.extend(found),
                 Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
             }
         }
@@ -247,19 +272,19 @@ fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
                 image.unwrap_or_default()
             );
             match lab::run(row, image, context, clock) {
-                Ok(found) => figures.extend(found),
+                Ok(found) => all.join_lab(found),
                 Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
             }
         }
     }
-    for figure in &figures {
+    for figure in &all.figures {
         for series in &figure.series {
             if let Some(why) = &series.missing {
                 eprintln!("{} ({}): {}: {why}", figure.row, figure.case, series.vmm);
             }
         }
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn reproduce(args: &Args) -> String {

@@ -34,6 +34,27 @@ pub struct Results {
     pub figures: Vec<Figure>,
 }
 
+/// What the rows of a run, or of a part of it in the lab, have found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// As in [`Results`].
+    pub took: BTreeMap<String, String>,
+    /// As in [`Results`].
+    pub figures: Vec<Figure>,
+}
+
+impl Found {
+    /// Adds what the lab has found; that a VMM was given something else there is said as well.
+    pub fn join_lab(&mut self, lab: Found) {
+        for (name, took) in lab.took {
+            if self.took.get(&name) != Some(&took) {
+                self.took.insert(format!("{name} in the lab"), took);
+            }
+        }
+        self.figures.extend(lab.figures);
+    }
+}
+
 /// Whose clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -14,6 +14,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../benches/compare/engine.rs"]
+mod engine;
 #[path = "../../benches/compare/host.rs"]
 mod host;
 #[path = "../../benches/compare/process.rs"]
@@ -22,14 +24,25 @@ mod process;
 mod report;
 #[path = "../../benches/compare/result.rs"]
 mod result;
+#[path = "../../benches/compare/rows/mod.rs"]
+mod rows;
 #[path = "../../benches/compare/stats.rs"]
 mod stats;
+#[path = "../../benches/compare/trace.rs"]
+mod trace;
+#[path = "../../benches/compare/vmm/mod.rs"]
+mod vmm;
 
+mod adapters;
 mod page;
+mod stand_ins;
 
 use libtest_mimic::Arguments;
 
 fn main() {
+    // Under the name of a VMM this program stands in for it.
+    stand_ins::run();
     let args = Arguments::from_args();
-    libtest_mimic::run(&args, page::trials()).exit();
+    let trials = page::trials().into_iter().chain(adapters::trials());
+    libtest_mimic::run(&args, trials.collect()).exit();
 }

@@ -36,11 +36,6 @@ pub struct Chart {
     pub svg: String,
 }
 
-/// Whether `name` is that of a VMM with a colour of its own.
-pub fn knows(name: &str) -> bool {
-    style::knows(name)
-}
-
 /// Draws what there is to draw.
 pub fn draw(results: &Results) -> Result<Vec<Chart>> {
     let mut charts = Vec::new();

@@ -39,11 +39,6 @@ pub fn of(vmm: &str) -> (RGBColor, Shape) {
         .map_or((INK, Shape::Circle), |(_, color, shape)| (*color, *shape))
 }
 
-/// Whether it has a style of its own.
-pub fn knows(vmm: &str) -> bool {
-    STYLES.iter().any(|(name, ..)| *name == vmm)
-}
-
 /// The background.
 pub const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xff);
 /// Text.

@@ -57,10 +57,9 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
         make_root_disk(&context.guests)?;
     }
     let mut contestants = context.vmms.clone();
-    contestants.extend(vmm::find_program("fio").map(|program| Vmm {
-        template: &vmm::FIO,
-        program,
-    }));
+    if let Some(program) = vmm::find_program("fio") {
+        contestants.push(Vmm::new(&vmm::FIO, program)?);
+    }
     let effort = match boot::clock() {
         Clock::Wall => Effort::wall(5, context.share(1.0 / 6.0)),
         _ => Effort::emulated(),
