@@ -48,6 +48,9 @@ use result::{Found, Results, SCHEMA};
 use rows::boot::IMAGES;
 use rows::{Context, ROWS};
 
+/// So much of what a failed program has said is shown; results.json has all.
+const SAID_CHARS: usize = 300;
+
 /// For each row on the wall's clock.
 const SECONDS: u64 = 45;
 
@@ -280,7 +283,14 @@ fn measure(args: &Args, context: &Context, all: &mut Found) -> Result<()> {
     for figure in &all.figures {
         for series in &figure.series {
             if let Some(why) = &series.missing {
-                eprintln!("{} ({}): {}: {why}", figure.row, figure.case, series.vmm);
+                // The program's own words: nothing of them may reach a terminal as a command to it.
+                let said = series.said.as_deref().unwrap_or_default().escape_debug();
+                let said: String = said.take(SAID_CHARS).collect();
+                let dots = if said.is_empty() { "" } else { ": " };
+                eprintln!(
+                    "{} ({}): {}: {why}{dots}{said}",
+                    figure.row, figure.case, series.vmm
+                );
             }
         }
     }

@@ -32,10 +32,7 @@ pub struct Failed {
 
 impl Display for Failed {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self.said.is_empty() {
-            true => write!(f, "{}", self.why),
-            false => write!(f, "{}: {}", self.why, self.said),
-        }
+        write!(f, "{} ({})", self.why, self.said)
     }
 }
 
@@ -125,10 +122,8 @@ impl Process {
             // SAFETY: one valid pollfd, for the call.
             let ready = unsafe { libc::poll(&raw mut poll, 1, left.as_millis() as i32) };
             if ready == 0 {
-                return Err(self.failed(format!(
-                    "{STUCK}: nothing came within {} s",
-                    limit.as_secs()
-                )));
+                let why = format!("{STUCK}: nothing came within {} s", limit.as_secs());
+                return Err(self.failed(why, "still running"));
             }
             let count = self
                 .stdout
@@ -136,18 +131,19 @@ impl Process {
                 .context("cannot read its output")?;
             if count == 0 {
                 let status = self.child.wait().context("cannot wait for it")?;
-                return Err(self.failed(format!("{STUCK}: it ended early ({status})")));
+                return Err(self.failed(format!("{STUCK}: it ended early"), &status.to_string()));
             }
             self.ahead.extend(buffer.iter().take(count));
         }
     }
 
-    fn failed(&self, why: String) -> anyhow::Error {
-        Failed {
-            why,
-            said: self.complaint(),
-        }
-        .into()
+    /// `state` is that of the process.
+    fn failed(&self, why: String, state: &str) -> anyhow::Error {
+        let said = match self.complaint() {
+            complaint if complaint.is_empty() => state.to_owned(),
+            complaint => format!("{state}: {complaint}"),
+        };
+        Failed { why, said }.into()
     }
 
     /// The beginning of what it has said on standard error.

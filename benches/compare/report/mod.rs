@@ -25,6 +25,9 @@ use anyhow::{Context as _, Result};
 use crate::result::Results;
 use page::CHARTS;
 
+/// The published page and its results, without their endings.
+pub const PUBLISHED: &str = "numbers";
+
 /// What a whole run writes, and some more.
 const ROOM: usize = 2 << 20;
 
@@ -43,12 +46,13 @@ pub fn prepare(out: &Path) -> Result<()> {
     put(probe.path(), &" ".repeat(ROOM))
 }
 
-/// The page to standard output, and everything into `out`.
+/// What Bantam is ahead and behind in to standard output, and everything into `out`.
 pub fn write(results: &Results, out: &Path) -> Result<()> {
     put(&out.join("results.json"), &json(results)?)?;
-    println!("{}", write_page(results, out, "results.md")?);
+    write_page(results, out, "results")?;
+    println!("{}", page::short(results));
     println!(
-        "results.json, results.md and charts are in {}",
+        "\nresults.md (every figure), results.json (every sample) and charts are in {}",
         out.display()
     );
     Ok(())
@@ -64,7 +68,7 @@ pub fn publish(from: &Path, root: &Path) -> Result<()> {
 /// Writes the page and its charts again from the published results.
 pub fn page(root: &Path) -> Result<()> {
     let docs = root.join("docs");
-    write_page(&read(&docs.join("numbers.json"))?, &docs, "numbers.md")?;
+    write_page(&read(&docs.join("numbers.json"))?, &docs, PUBLISHED)?;
     println!("docs/numbers.md and docs/{CHARTS} are written from docs/numbers.json");
     Ok(())
 }
@@ -74,8 +78,8 @@ pub fn json(results: &Results) -> Result<String> {
     Ok(serde_json::to_string_pretty(results)? + "\n")
 }
 
-/// The page named `name` with its charts; its text.
-fn write_page(results: &Results, folder: &Path, name: &str) -> Result<String> {
+/// The page of the file `name`.json, with its charts.
+fn write_page(results: &Results, folder: &Path, name: &str) -> Result<()> {
     let charts = charts::draw(results)?;
     let place = folder.join(CHARTS);
     std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
@@ -88,9 +92,8 @@ fn write_page(results: &Results, folder: &Path, name: &str) -> Result<String> {
     for chart in &charts {
         put(&place.join(format!("{}.svg", chart.name)), &chart.svg)?;
     }
-    let text = page::render(results, &charts);
-    put(&folder.join(name), &text)?;
-    Ok(text)
+    let text = page::render(results, &charts, name);
+    put(&folder.join(format!("{name}.md")), &text)
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

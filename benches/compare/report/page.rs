@@ -4,17 +4,23 @@ use std::fmt::Write;
 
 use super::charts::{Chart, GLANCE, LATENCY};
 use super::groups::sections;
-use super::{summary, tables};
-use crate::result::{OURS, Results};
+use super::{PUBLISHED, summary, tables};
+use crate::result::Results;
 
 /// Where the charts are, from the page.
 pub const CHARTS: &str = "charts";
 
-/// The page with its `charts`.
-pub fn render(results: &Results, charts: &[Chart]) -> String {
-    let mut text = String::from(
-        "<!-- Written by `make bench-publish` from numbers.json; `make bench-page` writes it again. Do not edit. -->\n\
-         # Numbers\n\n\
+/// The page of `name`.json, with its `charts`.
+pub fn render(results: &Results, charts: &[Chart], name: &str) -> String {
+    let mut text = String::new();
+    let published = name == PUBLISHED;
+    if published {
+        text.push_str(
+            "<!-- Written by `make bench-publish` from numbers.json; `make bench-page` writes it again. Do not edit. -->\n",
+        );
+    }
+    text.push_str(
+        "# Numbers\n\n\
          Bantam beside QEMU, and beside the **floor**: the shortest program that brings a guest to run on KVM, a bare minimum with \
          no VMM around it.\n",
     );
@@ -22,10 +28,13 @@ pub fn render(results: &Results, charts: &[Chart]) -> String {
     if !lead.is_empty() {
         let _ = writeln!(text, "{lead}");
     }
-    text.push_str(
-        "Where Bantam loses is [listed as well](#where-bantam-is-behind); how the figures came about is in \
-         [history.md](history.md), how to measure in [bench.md](bench.md).\n",
-    );
+    text.push_str("Where it loses, below 1×, is [listed as well](#where-bantam-is-behind)");
+    text.push_str(match published {
+        true => {
+            "; how the figures came about is in [history.md](history.md), how to measure in [bench.md](bench.md).\n"
+        }
+        false => ".\n",
+    });
     chart(&mut text, charts, GLANCE);
     let _ = write!(
         text,
@@ -33,17 +42,7 @@ pub fn render(results: &Results, charts: &[Chart]) -> String {
         tables::LEGEND,
         summary::table(results)
     );
-    let behind = summary::behind(results);
-    let _ = writeln!(text, "\n## Where Bantam is behind\n");
-    match behind.is_empty() {
-        true => text.push_str("Nowhere in these figures.\n"),
-        false => {
-            text.push_str(
-                "Every figure of this page in which another is ahead by more than chance (Bantam's figure to the other's):\n\n",
-            );
-            text.push_str(&behind);
-        }
-    }
+    let _ = writeln!(text, "\n## Where Bantam is behind\n\n{}", behind(results));
     for section in sections(results) {
         let _ = write!(text, "\n## {}\n\n{}\n", section.title, section.about);
         chart(&mut text, charts, section.name);
@@ -53,8 +52,28 @@ pub fn render(results: &Results, charts: &[Chart]) -> String {
         let _ = writeln!(text);
         tables::render(&mut text, &section.figures);
     }
-    run(&mut text, results);
+    run(&mut text, results, name);
     text
+}
+
+/// What stands for all of it on a terminal.
+pub fn short(results: &Results) -> String {
+    format!(
+        "{}\nBehind:\n\n{}",
+        summary::table(results),
+        behind(results)
+    )
+}
+
+fn behind(results: &Results) -> String {
+    let list = summary::behind(results);
+    match list.is_empty() {
+        true => "Nowhere in these figures.".into(),
+        false => format!(
+            "Every figure in which another is ahead by more than chance (Bantam's figure to the other's):\n\n{}",
+            list.trim_end()
+        ),
+    }
 }
 
 fn chart(text: &mut String, charts: &[Chart], name: &str) {
@@ -64,11 +83,11 @@ fn chart(text: &mut String, charts: &[Chart], name: &str) {
 }
 
 /// What was measured, where and with what.
-fn run(text: &mut String, results: &Results) {
+fn run(text: &mut String, results: &Results, name: &str) {
     let fact = |name: &str| results.host.get(name).map_or("?", String::as_str);
     let _ = write!(
         text,
-        "\n## The run\n\n`{}`, {}, commit {}; every sample is in [numbers.json](numbers.json). The host: {} processors ({}), {}, \
+        "\n## The run\n\n`{}`, {}, commit {}; every sample is in [{name}.json]({name}.json). The host: {} processors ({}), {}, \
          Linux {}, KVM by {}.\n\n",
         results.command,
         results.date,
@@ -92,8 +111,4 @@ fn run(text: &mut String, results: &Results) {
             let _ = writeln!(text, "- {name}: `{took}`");
         }
     }
-    let _ = writeln!(
-        text,
-        "\nBantam's name in tables and charts is `{OURS}`. The other names are explained in [bench.md](bench.md)."
-    );
 }

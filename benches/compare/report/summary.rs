@@ -117,60 +117,43 @@ pub fn others<'a>(figures: &[&'a Figure]) -> Vec<&'a str> {
     names
 }
 
-/// What the paragraph at the top says, each with the figure that it says it from.
+/// What the paragraph at the top names, each with the figure that it is of.
 const CLAIMS: [(&str, &str, &str); 4] = [
     (
         "start",
         "process start to first guest byte",
-        "starts a guest in",
+        "at starting a guest",
     ),
-    (
-        "boot",
-        "ELF, 1 vCPU, quiet",
-        "boots a small Linux to its first program in",
-    ),
+    ("boot", "ELF, 1 vCPU, quiet", "at booting a small Linux"),
     (
         "memory",
         "PSS less guest RAM, Linux booted, 1 disk",
-        "takes, besides the guest's own memory,",
+        "in memory besides the guest's own",
     ),
     (
         "block",
         "4 KiB random read, depth 32, direct",
-        "reads 4 KiB blocks past the page cache, 32 at once, at",
+        "at reading a disk past the page cache",
     ),
 ];
 
-/// Whom the paragraph names: QEMU's smallest machine.
+/// Whom the paragraph is about: QEMU's smallest machine.
 const RIVAL: &str = "qemu-microvm";
 
-/// One paragraph, made of the figures.
+/// One sentence, made of the figures; nothing where there are none.
 pub fn lead(results: &Results) -> String {
-    let mut claims = Vec::new();
-    for (row, case, words) in CLAIMS {
+    let claim = |(row, case, words): &(&str, &str, &str)| {
         let mut figures = results.figures.iter();
-        let Some(figure) = figures.find(|f| f.row == row && f.case == case) else {
-            continue;
-        };
-        let in_unit = format!("{}{}", unit(figure), figure.clock.suffix());
-        let of = |name| {
-            let series = figure.series_of(name)?;
-            Some((value(figure, series)?, series))
-        };
-        if let (Some((ours, _)), Some((theirs, series))) = (of(OURS), of(RIVAL))
-            && let Some(standing) = standing(figure, series)
-        {
-            claims.push(format!(
-                "{words} {ours} {in_unit} against {theirs} ({})",
-                standing.short()
-            ));
-        }
-    }
+        let figure = figures.find(|f| f.row == *row && f.case == *case)?;
+        let standing = standing(figure, figure.series_of(RIVAL)?)?;
+        Some(format!("{words} {}", standing.short()))
+    };
+    let claims: Vec<String> = CLAIMS.iter().filter_map(claim).collect();
     match claims.is_empty() {
         true => String::new(),
         false => format!(
-            "Beside QEMU's smallest machine (`{RIVAL}`), Bantam {}.",
-            claims.join("; ")
+            "How many times better Bantam is than QEMU's smallest machine (`{RIVAL}`): {}.",
+            claims.join(", ")
         ),
     }
 }

@@ -12,9 +12,9 @@ times. More than 1× is in Bantam's favour in every line, whether the unit is mi
 
 - **Bold**: Bantam is ahead. _Italic_: Bantam is behind. Plain: no difference could be shown.
 - `?`: the samples differ too much for an answer, as the interval says.
-- `59–184` in place of a median: the lowest and the highest sample. The factor is the median of the rounds' own factors, as all VMMs
-  of a round are measured one right after the other. Where the machine changed so much from round to round that the quotient of
-  two medians would be more than a tenth away from that factor, no median is given.
+- The factor is the median of the rounds' own factors, as all VMMs of a round are measured one right after the other. To divide two
+  medians gives nearly the same: a tenth more or less at the most. `59–184` in place of a median are the lowest and the highest
+  sample: there the machine changed so much from round to round that to divide medians would mislead.
 - `(virtual)`: time of an emulated machine whose clock counts instructions, 1 ns each. It repeats within a percent and is no
   prediction of seconds. `(emulated)`: the host's clock in an emulated machine, a hundred times slower than a real one, and
   noisy. Both are for comparing within their line only. Without a mark: the host's own clock.

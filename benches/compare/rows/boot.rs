@@ -230,7 +230,7 @@ fn did_not_boot(error: anyhow::Error, printed: &[u8]) -> anyhow::Error {
     };
     Failed {
         why,
-        said: format!("{words:?} {}", failed.said),
+        said: format!("{}; the console's end: {words:?}", failed.said),
     }
     .into()
 }
