@@ -76,7 +76,8 @@ const KINDS: [Kind; 8] = [
         of: with_linux,
         name: "block-linux",
         title: "Disk, fio in Linux",
-        about: "The same question, asked by fio in a Linux guest.",
+        about: "The same question, asked by fio in a Linux guest. `fio` is the same program without a guest around it, \
+                on the machine that the VMMs run on.",
     },
     Kind {
         row: "memory",

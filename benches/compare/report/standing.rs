@@ -144,6 +144,13 @@ fn apart(figure: &Figure, series: &Series) -> bool {
     (ours / theirs / ratio.median - 1.0).abs() > APART
 }
 
+/// "did not boot", where the program is to blame for a missing figure, and not what it cannot be
+/// asked for.
+pub fn failure(series: &Series) -> Option<&str> {
+    series.said.as_ref()?;
+    series.missing.as_deref()?.split(": ").next()
+}
+
 /// The VMMs of some figures that have a value or the reason for none, each once, in order.
 pub fn columns<'a>(figures: &[&'a Figure], with: impl Fn(&Series) -> bool) -> Vec<&'a str> {
     let mut names = Vec::new();

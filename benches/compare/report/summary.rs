@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::standing::{Verdict, columns, standing, times, unit, value};
+use super::standing::{Verdict, columns, failure, standing, times, unit, value};
 use crate::result::{Figure, OURS, Results, Series};
 
 /// A figure that stands for others.
@@ -184,10 +184,13 @@ pub fn table(results: &Results) -> String {
 }
 
 fn to(figure: &Figure, series: Option<&Series>) -> String {
-    match series.and_then(|series| standing(figure, series)) {
-        Some(standing) => standing.short(),
-        None if series.is_some_and(|series| series.said.is_some()) => "failed".into(),
-        None => String::new(),
+    let Some(series) = series else {
+        return String::new();
+    };
+    match (standing(figure, series), failure(series)) {
+        (Some(standing), _) => standing.short(),
+        (None, Some(short)) => short.into(),
+        (None, None) => String::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::standing::{columns, micro, number, standing, unit, value};
+use super::standing::{columns, failure, micro, number, standing, unit, value};
 use crate::result::{Figure, Series};
 
 /// How a reader reads a cell.
@@ -30,7 +30,7 @@ pub fn render(text: &mut String, figures: &[&Figure]) {
         let _ = writeln!(text, "{}.\n", sentence(note));
     }
     let columns = columns(figures, |series| {
-        !series.samples.is_empty() || failed(series)
+        !series.samples.is_empty() || failure(series).is_some()
     });
     let _ = write!(text, "| case | unit |");
     for name in &columns {
@@ -58,24 +58,12 @@ pub fn render(text: &mut String, figures: &[&Figure]) {
     details(text, figures);
 }
 
-/// Whether the program is to blame for the missing figure, and not what it cannot be asked for.
-fn failed(series: &Series) -> bool {
-    series.said.is_some()
-}
-
 fn cell(figure: &Figure, series: &Series, notes: &mut Notes) -> String {
     let why = series.missing.as_ref().map_or_else(String::new, |why| {
         notes.mark(&format!("{}: {why}", series.vmm))
     });
     let Some(value) = value(figure, series) else {
-        let short = series
-            .missing
-            .as_deref()
-            .and_then(|why| why.split(": ").next());
-        return match short {
-            Some(short) if failed(series) => format!("{short}{why}"),
-            _ => format!("—{why}"),
-        };
+        return format!("{}{why}", failure(series).unwrap_or("—"));
     };
     match standing(figure, series) {
         Some(standing) => format!("{value}{why} ({})", standing.long()),

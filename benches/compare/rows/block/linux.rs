@@ -74,7 +74,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
             unit: load.unit().0,
             lower_is_better: false,
             clock: boot::clock(),
-            note: "fio in Linux: direct in the guest, cached on the host, 1 vCPU; beside it the host's own fio on the same file",
+            note: "direct in the guest, cached on the host, 1 vCPU; beside it the host's own fio on the same file",
         };
         let mut rounds: HashMap<&str, usize> = HashMap::new();
         let figure = interleave(question, &contestants, effort, |vmm| {
