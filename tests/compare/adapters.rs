@@ -1,5 +1,5 @@
-//! Each VMM is asked for the machine that is meant, in words that it takes; and QEMU is given a
-//! processor that it can have.
+//! Each VMM is asked for the machine that is meant, in words that it takes; and what it cannot do, or
+//! fails to do, has a reason in plain words.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,16 +10,14 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::common::{kvm, run_with, trial};
-use crate::rows::start;
-use crate::vmm::{self, DiskKind, Machine, Named, Vmm, probe};
+use crate::common::{run_with, trial};
+use crate::engine::{Effort, Question, interleave};
+use crate::result::Clock;
+use crate::rows::{boot, start};
+use crate::vmm::{self, DiskKind, Machine, Named, Vmm};
 
 pub fn trials() -> Vec<Trial> {
-    let no_kvm = kvm().err();
-    let no_qemu = vmm::find_program("qemu-system-x86_64").is_none();
-    let no_qemu = no_qemu.then(|| "qemu-system-x86_64 is not installed".to_owned());
-    let missing = no_kvm.or(no_qemu);
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("firecracker_is_asked_for_the_machine", firecracker_is_asked),
         (
             "cloud_hypervisor_is_asked_for_the_machine",
@@ -33,18 +31,12 @@ pub fn trials() -> Vec<Trial> {
         ),
         ("a_vmm_that_is_not_there_is_left_out", absent_is_left_out),
         ("a_vmm_that_cannot_run_is_left_out", broken_is_left_out),
-    ];
-    let with_qemu: [(&str, fn()); 3] = [
-        ("qemu_takes_the_model_that_is_found", qemu_takes_the_model),
         (
-            "qemu_that_dies_of_a_msr_gets_another_model",
-            qemu_gets_another_model,
+            "a_failed_boot_has_a_reason_in_plain_words",
+            failed_boot_has_a_reason,
         ),
-        ("qemu_that_takes_no_model_says_why", qemu_that_takes_none),
     ];
-    let tests = tests.map(|(name, test)| trial(name, None, test));
-    let with_qemu = with_qemu.map(|(name, test)| trial(name, missing.as_deref(), test));
-    tests.into_iter().chain(with_qemu).collect()
+    tests.map(|(name, test)| trial(name, None, test)).into()
 }
 
 /// A folder in which this program has the names of the VMMs.
@@ -85,7 +77,7 @@ impl Installed {
 }
 
 /// Without Bantam and the floor: only who was named, and QEMU where it is.
-fn assemble(named: &[Named]) -> (Vec<Vmm>, Vec<String>) {
+pub fn assemble(named: &[Named]) -> (Vec<Vmm>, Vec<String>) {
     let nobody = Path::new("/nonexistent");
     vmm::assemble(nobody, nobody, named).unwrap()
 }
@@ -359,92 +351,51 @@ fn broken_is_left_out() {
     }
 }
 
-/// A program in front of the real QEMU that ends as QEMU 7.2 does on a processor of AMD under PVM,
-/// when `-cpu` is one of `models`.
-fn qemu_that_dies_of(folder: &Path, models: &str) -> PathBuf {
-    let program = folder.join("qemu");
-    let script = format!(
-        r#"#!/bin/sh
-before=
-for word; do
-    case "$before $word" in
-    {models})
-        echo "qemu-system-x86_64: error: failed to set MSR 0x10a to 0xa" >&2
-        echo "qemu-system-x86_64: ../target/i386/kvm/kvm.c:3160: kvm_buf_set_msrs: Assertion failed." >&2
-        exit 134 ;;
-    esac
-    before=$word
-done
-exec qemu-system-x86_64 "$@"
-"#
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    program
-}
-
-/// Both of QEMU's machines with this program, and what was found for them.
-fn probed(program: &Path) -> (Vec<Vmm>, Vec<probe::Found>) {
-    let named =
-        ["qemu-microvm", "qemu-q35"].map(|name| (name.to_owned(), Some(program.to_owned())));
-    let (mut vmms, absent) = assemble(&named);
-    assert_eq!(vmms.len(), 2, "{absent:?}");
+/// The reason stands on the page; what the guest and the VMM printed is kept apart from it.
+fn failed_boot_has_a_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let machine = start::machine(&start::payload(folder.path()).unwrap());
-    let found = probe::choose(&mut vmms, &machine);
-    (vmms, found)
-}
-
-/// That a real QEMU starts a guest with what was found is what makes it found; the machine that is
-/// then asked for has it as well.
-fn qemu_takes_the_model() {
-    let (vmms, found) = probed(&vmm::find_program("qemu-system-x86_64").unwrap());
-    let [found] = found.as_slice() else {
-        panic!("one program, one answer: {found:?}")
-    };
-    let model = found
-        .model
-        .unwrap_or_else(|| panic!("no model runs here: {found:?}"));
-    assert_eq!(found.names, ["qemu-microvm", "qemu-q35"]);
-    for vmm in &vmms {
-        let command = vmm
-            .command(&start::machine(Path::new("/k")), Path::new("/tmp"))
-            .unwrap();
-        let words: Vec<&str> = command
-            .get_args()
-            .map(|word| word.to_str().unwrap())
+    let killed = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b";
+    let cases = [
+        (killed, "did not boot: the guest's first program was killed"),
+        (
+            "Kernel panic - not syncing: VFS: Unable to mount root fs",
+            "did not boot: the guest's kernel panicked",
+        ),
+        (
+            "R14: 0000000000000000 </TASK> Kernel Offset: 0x26a00000",
+            "did not boot: the guest's kernel panicked",
+        ),
+        ("Booting", "did not boot: it ended early"),
+    ];
+    for (console, reason) in cases {
+        let program = folder.path().join("vmm");
+        let script = format!("#!/bin/sh\necho '{console}'\necho 'warning: 4 CPUs' >&2\nexit 3\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let (vmms, _) = assemble(&[("qemu-microvm".to_owned(), Some(program))]);
+        let vmms: Vec<Vmm> = vmms
+            .into_iter()
+            .filter(|vmm| vmm.name() == "qemu-microvm")
             .collect();
-        let at = words.iter().position(|word| *word == "-cpu").unwrap();
-        assert_eq!(words[at + 1], model, "{}", vmm.name());
+        let question = Question {
+            row: "boot",
+            case: "the case".into(),
+            unit: "ms",
+            lower_is_better: true,
+            clock: Clock::Wall,
+            note: "",
+        };
+        let machine = start::machine(Path::new("/k"));
+        let figure = interleave(question, &vmms, Effort::virtual_time(), |vmm| {
+            Ok(boot::boot(vmm, &machine)?.init.as_secs_f64().into())
+        });
+        let [series] = figure.series.as_slice() else {
+            panic!("{figure:?}")
+        };
+        assert_eq!(series.missing.as_deref(), Some(reason), "{console}");
+        let said = series.said.as_deref().unwrap();
+        for words in [console, "exit status: 3", "warning: 4 CPUs"] {
+            assert!(said.contains(words), "{said}");
+        }
     }
-}
-
-fn qemu_gets_another_model() {
-    let folder = tempfile::tempdir().unwrap();
-    let (vmms, found) = probed(&qemu_that_dies_of(folder.path(), "'-cpu host'"));
-    assert_eq!(found[0].model, Some("host,-arch-capabilities"), "{found:?}");
-    assert!(vmms.iter().all(|vmm| vmm.cpu == "host,-arch-capabilities"));
-    let line = found[0].line().unwrap();
-    let start =
-        "qemu-microvm, qemu-q35: with -cpu host,-arch-capabilities, as -cpu host did not finish: ";
-    assert!(line.starts_with(start), "{line}");
-    assert!(line.contains("failed to set MSR 0x10a"), "{line}");
-
-    // And where that does not help, the next that this QEMU can really have here.
-    let both = "'-cpu host' | '-cpu host,-arch-capabilities'";
-    let (_, found) = probed(&qemu_that_dies_of(folder.path(), both));
-    assert!(matches!(found[0].model, Some("max" | "kvm64")), "{found:?}");
-    assert!(found[0].refused.len() >= 2);
-}
-
-fn qemu_that_takes_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let (vmms, found) = probed(&qemu_that_dies_of(folder.path(), "'-cpu '*"));
-    assert_eq!(found[0].model, None);
-    let line = found[0].line().unwrap();
-    let start = "qemu-microvm, qemu-q35: does not start with any of -cpu host, host,-arch-capabilities, max, kvm64: ";
-    assert!(line.starts_with(start), "{line}");
-    assert!(line.contains("0x10a") && !line.contains('\n'), "{line}");
-    // They stay, and each of their figures says what became of it.
-    assert_eq!(vmms.len(), 2);
 }

@@ -210,11 +210,18 @@ pub fn boot(vmm: &Vmm, machine: &Machine) -> Result<Timed> {
 const NO_BOOT: &str = "did not boot";
 
 /// How much of a guest's output is kept with a failure: its end.
-const LAST_WORDS: usize = 2000;
+const LAST_WORDS: usize = 4000;
 
-/// What the console says when the guest's kernel has panicked; the second with RANDOMIZE_BASE only, but
-/// at the very end, where the first may have been lost.
-const PANICKED: [&str; 2] = ["Kernel panic", "Kernel Offset:"];
+/// What the console says in the end, and what that means for somebody who reads the page. The last one
+/// is there with CONFIG_RANDOMIZE_BASE only, but at the very end.
+const SIGNS: [(&str, &str); 3] = [
+    (
+        "Attempted to kill init",
+        "the guest's first program was killed",
+    ),
+    ("Kernel panic", "the guest's kernel panicked"),
+    ("Kernel Offset:", "the guest's kernel panicked"),
+];
 
 /// A failure to boot, with what the guest had printed.
 fn did_not_boot(error: anyhow::Error, printed: &[u8]) -> anyhow::Error {
@@ -224,9 +231,10 @@ fn did_not_boot(error: anyhow::Error, printed: &[u8]) -> anyhow::Error {
     };
     let end = printed.len().saturating_sub(LAST_WORDS);
     let words = String::from_utf8_lossy(printed.get(end..).unwrap_or_default()).into_owned();
-    let why = match PANICKED.iter().any(|sign| words.contains(sign)) {
-        true => format!("{NO_BOOT}: the guest's kernel panicked"),
-        false => failed.why.replace(STUCK, NO_BOOT),
+    let sign = SIGNS.iter().find(|(sign, _)| words.contains(sign));
+    let why = match sign {
+        Some((_, meaning)) => format!("{NO_BOOT}: {meaning}"),
+        None => failed.why.replace(STUCK, NO_BOOT),
     };
     Failed {
         why,
