@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use crate::common::{root, trial};
 use crate::report::{self, charts, page};
 use crate::result::{Clock, Figure, OURS, Results, Series};
+use crate::vmm;
 
 pub fn trials() -> Vec<Trial> {
     let tests: [(&str, fn()); 10] = [
@@ -338,10 +339,14 @@ fn attribute<'a>(attributes: &'a str, name: &str) -> &'a str {
 fn a_vmm_has_one_colour() {
     let mut colours: BTreeMap<String, String> = BTreeMap::new();
     let mut seen = 0;
-    let results = published();
-    let all = results.figures.iter().flat_map(|figure| &figure.series);
-    let names: Vec<&str> = all.map(|series| series.vmm.as_str()).collect();
-    for chart in charts::draw(&results).unwrap() {
+    // Beside the published ones, all that could be: each in a place of its own on the chart.
+    let names: Vec<&str> = vmm::TEMPLATES.iter().map(|t| t.name).collect();
+    let names = [&names[..], &[vmm::FIO.name]].concat();
+    let everybody = names.iter().enumerate();
+    let everybody = everybody.map(|(i, name)| series(name, &[1.0 + i as f64]));
+    let everybody = results(true, everybody.collect());
+    let published = charts::draw(&published()).unwrap();
+    for chart in published.iter().chain(&charts::draw(&everybody).unwrap()) {
         let elements = elements(&chart.svg);
         for (i, (name, attributes, text)) in elements.iter().enumerate() {
             if *name != "text" || !names.contains(text) {
@@ -365,6 +370,7 @@ fn a_vmm_has_one_colour() {
         }
     }
     assert!(seen > 20, "only {seen} names were found");
+    assert_eq!(colours.len(), names.len(), "{colours:?}");
     let mut different: Vec<&String> = colours.values().collect();
     different.sort();
     different.dedup();

@@ -17,7 +17,7 @@ times. More than 1× is in Bantam's favour in every line, whether the unit is mi
   sample: there the machine changed so much from round to round that to divide medians would mislead.
 - `(virtual)`: time of an emulated machine whose clock counts instructions, 1 ns each. It repeats within a percent and is no
   prediction of seconds. `(emulated)`: the host's clock in an emulated machine, a hundred times slower than a real one, and
-  noisy. Both are for comparing within their line only. Without a mark: the host's own clock.
+  noisy: three samples each. Both are for comparing within their line only. Without a mark: the host's own clock.
 - Without an interval: all samples agree, or there is one only.";
 
 /// The table of some figures, and the notes below it.
