@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SETUP := @resources/setup
 
 .PHONY: help run build install uninstall test soak lint guests setup clean \
-    bench bench-check bench-publish bench-tools parts
+    bench bench-check bench-publish bench-page bench-tools parts
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -48,12 +48,12 @@ lint: ## formatting, clippy, documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 
 # ONLY=start,boot measures these rows alone; TIME=20 gives each row 20 s instead of 45;
-# VMM=firecracker=PATH,... adds other VMMs.
+# VMM=firecracker,... adds other VMMs.
 comma := ,
 BENCH = cargo bench --quiet --profile harness --bench compare -- $(if $(ONLY),--only $(ONLY)) \
     $(if $(TIME),--seconds $(TIME)) $(foreach vmm,$(subst $(comma), ,$(VMM)),--vmm $(vmm))
 
-bench: bench-tools ## Bantam against QEMU, side by side (ONLY=ROW,... TIME=SECONDS VMM=NAME=PATH,...)
+bench: bench-tools ## Bantam against QEMU, side by side (ONLY=ROW,... TIME=SECONDS VMM=NAME[=PATH],...)
 	@$(BENCH)
 
 bench-check: bench-tools ## a shorter run: which ratios have moved from the published ones?
@@ -61,6 +61,9 @@ bench-check: bench-tools ## a shorter run: which ratios have moved from the publ
 
 bench-publish: ## put the last results into docs/
 	cargo bench --quiet --profile harness --bench compare -- --publish
+
+bench-page: ## write docs/numbers.md and its charts again from docs/numbers.json
+	cargo bench --quiet --profile harness --bench compare -- --page
 
 # Rows whose guests are bare-metal programs need no kernel.
 KERNELS := $(filter-out start density,$(or $(subst $(comma), ,$(ONLY)),all))

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::process::Failed;
 use crate::result::{Clock, Figure, OURS, Series};
 use crate::stats;
 use crate::vmm::Vmm;
@@ -135,7 +136,7 @@ pub fn interleave(
                     series.samples.push(sample.value);
                     details.push(sample);
                 }
-                Err(error) => series.missing = Some(format!("{error:#}")),
+                Err(error) => fail(series, &error),
             }
         }
         let over = |(series, spent): (&Series, &Duration)| {
@@ -150,6 +151,17 @@ pub fn interleave(
         describe(series, &samples);
     }
     figure
+}
+
+/// Notes why a VMM is out: the reason in plain words, and apart from it what the program printed.
+fn fail(series: &mut Series, error: &anyhow::Error) {
+    match error.downcast_ref::<Failed>() {
+        Some(failed) => {
+            series.missing = Some(failed.why.clone());
+            series.said = Some(failed.said.clone());
+        }
+        None => series.missing = Some(format!("{error:#}")),
+    }
 }
 
 /// Parts are medians of their own; of the distributions, the one of the middle sample stays.

@@ -8,19 +8,21 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::host::Lab;
-use crate::result::Figure;
+use crate::result::Found;
 use crate::rows::{Context, Row};
 
 /// Virtual time may stop, and what does not stop is done by then.
 const VIRTUAL_LIMIT_SECONDS: u32 = 150;
 const EMULATED_LIMIT_SECONDS: u32 = 300;
 const ATTEMPTS: u32 = 4;
+/// How the line with the figures begins.
+const FIGURES: &str = r#"{"took":"#;
 /// Files for QEMU: its firmware, as Debian's packages lay it out.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// Measures a row in the lab, its cases that begin with `case`. In virtual time a guest now and
 /// then locks up under QEMU's emulated SVM, and time with it: then the lab is ended, and once more.
-pub fn run(row: &Row, case: Option<&str>, context: &Context, clock: Lab) -> Result<Vec<Figure>> {
+pub fn run(row: &Row, case: Option<&str>, context: &Context, clock: Lab) -> Result<Found> {
     let files = (row.lab_files)(context)?;
     let mut attempt = 1;
     loop {
@@ -38,7 +40,7 @@ fn once(
     case: Option<&str>,
     context: &Context,
     clock: Lab,
-) -> Result<Vec<Figure>> {
+) -> Result<Found> {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("resources/lab/lab");
     let this = std::env::current_exe().context("where is this program?")?;
     let mut command = Command::new(&lab);
@@ -91,7 +93,7 @@ fn once(
     let mut json = String::new();
     for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
         let line = line.context("cannot read the lab's output")?;
-        if line.starts_with('[') {
+        if line.starts_with(FIGURES) {
             json = line;
         } else {
             eprintln!("{line}");

@@ -36,6 +36,7 @@ mod stats;
 mod trace;
 mod vmm;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,9 +44,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
-use result::{Figure, Results, SCHEMA};
+use result::{Found, Results, SCHEMA};
 use rows::boot::IMAGES;
 use rows::{Context, ROWS};
+
+/// So much of what a failed program has said is shown; results.json has all.
+const SAID_CHARS: usize = 300;
 
 /// For each row on the wall's clock.
 const SECONDS: u64 = 45;
@@ -62,9 +66,9 @@ struct Args {
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 
-    /// Also measure this VMM, or take this program for it
-    #[arg(long, value_name = "NAME=PATH", value_parser = named_vmm)]
-    vmm: Vec<(String, PathBuf)>,
+    /// Also measure this VMM, found on the PATH or there; or take this program for it
+    #[arg(long, value_name = "NAME[=PATH]", value_parser = named_vmm)]
+    vmm: Vec<vmm::Named>,
 
     /// Time for each row on the wall's clock
     #[arg(long, value_name = "SECONDS", default_value_t = SECONDS)]
@@ -78,9 +82,13 @@ struct Args {
     #[arg(long)]
     check: bool,
 
-    /// Put the last results into docs/numbers.json and docs/numbers.md, and measure nothing
+    /// Make the last results the published ones (docs/numbers.json, its page and charts), and measure nothing
     #[arg(long)]
     publish: bool,
+
+    /// Write docs/numbers.md and its charts again from docs/numbers.json, and measure nothing
+    #[arg(long)]
+    page: bool,
 
     /// Print the figures as JSON and write no files: how the lab's part is run
     #[arg(long, hide = true)]
@@ -95,13 +103,17 @@ struct Args {
     bench: bool,
 }
 
-fn named_vmm(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-            Ok((name.into(), path.into()))
-        }
-        _ => Err("want NAME=PATH, for example firecracker=/usr/local/bin/firecracker".into()),
+fn named_vmm(text: &str) -> Result<vmm::Named, String> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) => (name, Some(path)),
+        None => (text, None),
+    };
+    if name.is_empty() || path.is_some_and(str::is_empty) {
+        return Err(
+            "want NAME or NAME=PATH, for example firecracker=/usr/local/bin/firecracker".into(),
+        );
     }
+    Ok((name.into(), path.map(PathBuf::from)))
 }
 
 fn main() -> ExitCode {
@@ -120,7 +132,11 @@ fn run(args: Args) -> Result<ExitCode> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let out = args.out.clone().unwrap_or_else(|| target.join("bench"));
     if args.publish {
-        report::publish(&report::read(&out.join("results.json"))?, root)?;
+        report::publish(&out.join("results.json"), root)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.page {
+        report::page(root)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(unknown) = args
@@ -134,11 +150,12 @@ fn run(args: Args) -> Result<ExitCode> {
         );
     }
     let programs = programs(&args, &target)?;
-    let (vmms, absent) = vmm::assemble(&programs.0, &programs.1, &args.vmm)?;
+    let (mut vmms, absent) = vmm::assemble(&programs.0, &programs.1, &args.vmm)?;
     for line in &absent {
         eprintln!("left out: {line}");
     }
     let folder = tempfile::tempdir_in(process::scratch()).context("no scratch folder")?;
+    let took = choose_processors(&mut vmms, folder.path())?;
     let context = Context {
         vmms,
         case: args.case.clone(),
@@ -155,9 +172,13 @@ fn run(args: Args) -> Result<ExitCode> {
         // Nobody measures for twenty minutes to hear that there is no room for the results.
         report::prepare(&out)?;
     }
-    let figures = measure(&args, &context)?;
+    let mut found = Found {
+        took,
+        figures: Vec::new(),
+    };
+    measure(&args, &context, &mut found)?;
     if args.in_lab {
-        serde_json::to_writer(std::io::stdout(), &figures)?;
+        serde_json::to_writer(std::io::stdout(), &found)?;
         return Ok(ExitCode::SUCCESS);
     }
     let results = Results {
@@ -169,15 +190,32 @@ fn run(args: Args) -> Result<ExitCode> {
         versions: context
             .vmms
             .iter()
-            .filter_map(|vmm| Some((vmm.name().into(), vmm.version()?)))
+            .filter_map(|vmm| Some((vmm.name().into(), vmm.version.clone()?)))
             .collect(),
-        figures,
+        took: found.took,
+        figures: found.figures,
     };
     if args.check {
-        return report::check(&results, &root.join("docs/numbers.json"));
+        return report::check::check(&results, &root.join("docs/numbers.json"));
     }
     report::write(&results, &out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Gives each VMM a model of the processor that it can have on this host; says and returns which.
+fn choose_processors(vmms: &mut [vmm::Vmm], folder: &Path) -> Result<BTreeMap<String, String>> {
+    let machine = rows::start::machine(&rows::start::payload(folder)?);
+    let mut took = BTreeMap::new();
+    for found in vmm::probe::choose(vmms, &machine) {
+        if let Some(line) = found.line() {
+            eprintln!("{line}");
+        }
+        if let Some(model) = found.model {
+            let names = found.names.iter().map(|name| (*name).to_owned());
+            took.extend(names.map(|name| (name, format!("-cpu {model}"))));
+        }
+    }
+    Ok(took)
 }
 
 /// Bantam's binary and the floor's, as `cargo build --release` makes them.
@@ -193,8 +231,7 @@ fn programs(args: &Args, target: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((bantam, floor))
 }
 
-fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+fn measure(args: &Args, context: &Context, all: &mut Found) -> Result<()> {
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     // What needs a real KVM goes to the lab in one go.
     let in_lab: Vec<&str> = match host::runs_linux() || args.in_lab {
@@ -217,7 +254,7 @@ fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
                 if is_linux { " with Linux" } else { "" }
             );
             match part(context) {
-                Ok(found) => figures.extend(found),
+                Ok(found) => all.figures.extend(found),
                 Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
             }
         }
@@ -238,19 +275,26 @@ fn measure(args: &Args, context: &Context) -> Result<Vec<Figure>> {
                 image.unwrap_or_default()
             );
             match lab::run(row, image, context, clock) {
-                Ok(found) => figures.extend(found),
+                Ok(found) => all.join_lab(found),
                 Err(error) => eprintln!("{}: not measured: {error:#}", row.name),
             }
         }
     }
-    for figure in &figures {
+    for figure in &all.figures {
         for series in &figure.series {
             if let Some(why) = &series.missing {
-                eprintln!("{} ({}): {}: {why}", figure.row, figure.case, series.vmm);
+                // The program's own words: nothing of them may reach a terminal as a command to it.
+                let said = series.said.as_deref().unwrap_or_default().escape_debug();
+                let said: String = said.take(SAID_CHARS).collect();
+                let dots = if said.is_empty() { "" } else { ": " };
+                eprintln!(
+                    "{} ({}): {}: {why}{dots}{said}",
+                    figure.row, figure.case, series.vmm
+                );
             }
         }
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn reproduce(args: &Args) -> String {

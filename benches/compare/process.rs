@@ -1,6 +1,7 @@
 //! A VMM's process: started in a group of its own, watched, and always ended.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::{Display, Formatter};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -15,6 +16,27 @@ use crate::host;
 
 /// What a process may say on standard error before it is cut.
 const COMPLAINT_BYTES: usize = 300;
+
+/// How a reason begins that is the VMM's own.
+pub const STUCK: &str = "did not finish";
+
+/// A VMM that has not done what was waited for. Pages name the reason; what it printed, which may be
+/// a crash of many lines, stays in the results file.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// In plain words, for a reader of the page.
+    pub why: String,
+    /// The program's own words.
+    pub said: String,
+}
+
+impl Display for Failed {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.why, self.said)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// A running VMM. Dropping it kills its process group.
 pub struct Process {
@@ -100,7 +122,8 @@ impl Process {
             // SAFETY: one valid pollfd, for the call.
             let ready = unsafe { libc::poll(&raw mut poll, 1, left.as_millis() as i32) };
             if ready == 0 {
-                bail!("nothing within {limit:?}{}", self.complaint());
+                let why = format!("{STUCK}: nothing came within {} s", limit.as_secs());
+                return Err(self.failed(why, "still running"));
             }
             let count = self
                 .stdout
@@ -108,27 +131,30 @@ impl Process {
                 .context("cannot read its output")?;
             if count == 0 {
                 let status = self.child.wait().context("cannot wait for it")?;
-                bail!("ended early ({status}){}", self.complaint());
+                return Err(self.failed(format!("{STUCK}: it ended early"), &status.to_string()));
             }
             self.ahead.extend(buffer.iter().take(count));
         }
     }
 
-    /// What it said on standard error, for a message.
+    /// `state` is that of the process.
+    fn failed(&self, why: String, state: &str) -> anyhow::Error {
+        let said = match self.complaint() {
+            complaint if complaint.is_empty() => state.to_owned(),
+            complaint => format!("{state}: {complaint}"),
+        };
+        Failed { why, said }.into()
+    }
+
+    /// The beginning of what it has said on standard error.
     fn complaint(&self) -> String {
         let text = fs::read(&self.stderr).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let line: String = text
-            .trim()
+        text.trim()
             .replace('\n', " | ")
             .chars()
             .take(COMPLAINT_BYTES)
-            .collect();
-        if line.is_empty() {
-            String::new()
-        } else {
-            format!(": {line}")
-        }
+            .collect()
     }
 
     /// CPU time that its threads have used so far, by thread, with the thread's name.

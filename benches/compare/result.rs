@@ -27,8 +27,32 @@ pub struct Results {
     pub host: BTreeMap<String, String>,
     /// Version of each VMM and tool.
     pub versions: BTreeMap<String, String>,
+    /// What a VMM had to be given on this host, where there was a choice: QEMU's model of the processor.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub took: BTreeMap<String, String>,
     /// What was measured.
     pub figures: Vec<Figure>,
+}
+
+/// What the rows of a run, or of a part of it in the lab, have found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// As in [`Results`].
+    pub took: BTreeMap<String, String>,
+    /// As in [`Results`].
+    pub figures: Vec<Figure>,
+}
+
+impl Found {
+    /// Adds what the lab has found; that a VMM was given something else there is said as well.
+    pub fn join_lab(&mut self, lab: Found) {
+        for (name, took) in lab.took {
+            if self.took.get(&name) != Some(&took) {
+                self.took.insert(format!("{name} in the lab"), took);
+            }
+        }
+        self.figures.extend(lab.figures);
+    }
 }
 
 /// Whose clock.
@@ -89,9 +113,12 @@ pub struct Series {
     /// Bantam's sample over this VMM's, round by round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
-    /// Why there are no samples, or no more of them.
+    /// Why there are no samples, or no more of them, in plain words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// What the program printed when it failed, as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
     /// What the median is made of: phases of a boot, exits by reason, percentiles.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, f64>,

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Context, succeed};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host::{self, Lab};
-use crate::process::Process;
+use crate::process::{Failed, Process, STUCK};
 use crate::result::{Clock, Figure, OURS};
 use crate::trace::{self, Trace};
 use crate::vmm::{DiskKind, Machine, Vmm};
@@ -198,18 +198,49 @@ pub fn boot(vmm: &Vmm, machine: &Machine) -> Result<Timed> {
         tail.push(byte);
         byte == INIT
     });
-    let end = end.with_context(|| {
-        let from = tail.len().saturating_sub(200);
-        format!(
-            "the guest's last words: {:?}",
-            String::from_utf8_lossy(tail.get(from..).unwrap_or_default())
-        )
-    })?;
+    let end = end.map_err(|error| did_not_boot(error, &tail))?;
     Ok(Timed {
         process,
         first_byte: first_byte.unwrap_or(end) - started,
         init: end - started,
     })
+}
+
+/// How the reason begins when /init has not spoken.
+const NO_BOOT: &str = "did not boot";
+
+/// How much of a guest's output is kept with a failure: its end.
+const LAST_WORDS: usize = 4000;
+
+/// What the console says in the end, and what that means for somebody who reads the page. The last one
+/// is there with CONFIG_RANDOMIZE_BASE only, but at the very end.
+const SIGNS: [(&str, &str); 3] = [
+    (
+        "Attempted to kill init",
+        "the guest's first program was killed",
+    ),
+    ("Kernel panic", "the guest's kernel panicked"),
+    ("Kernel Offset:", "the guest's kernel panicked"),
+];
+
+/// A failure to boot, with what the guest had printed.
+fn did_not_boot(error: anyhow::Error, printed: &[u8]) -> anyhow::Error {
+    let failed = match error.downcast::<Failed>() {
+        Ok(failed) => failed,
+        Err(other) => return other,
+    };
+    let end = printed.len().saturating_sub(LAST_WORDS);
+    let words = String::from_utf8_lossy(printed.get(end..).unwrap_or_default()).into_owned();
+    let sign = SIGNS.iter().find(|(sign, _)| words.contains(sign));
+    let why = match sign {
+        Some((_, meaning)) => format!("{NO_BOOT}: {meaning}"),
+        None => failed.why.replace(STUCK, NO_BOOT),
+    };
+    Failed {
+        why,
+        said: format!("{}; the console's end: {words:?}", failed.said),
+    }
+    .into()
 }
 
 /// One traced boot each: when the kernel was entered, when it first printed, when init came.

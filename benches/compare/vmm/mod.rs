@@ -1,8 +1,9 @@
 //! The VMMs, and how each is asked for the same machine: a table of argument templates.
 //!
-//! `{kernel}`, `{cmdline}`, `{cpus}`, `{memory}` (MiB), `{initrd}`, `{disk}`, `{driver}` (file or
-//! block device, in QEMU's words), `{n}` (its number, from 0) and `{folder}` (scratch) are filled in. A template that cannot express something says
-//! so, and the harness reports the case as missing for that VMM.
+//! `{kernel}`, `{cmdline}`, `{cpus}`, `{memory}` (MiB), `{cpu}` (the model of the processor, see
+//! [`probe`]), `{initrd}`, `{disk}`, `{driver}` (file or block device, in QEMU's words), `{n}` (its
+//! number, from 0) and `{folder}` (scratch) are filled in. A template that cannot express something
+//! says so, and the harness reports the case as missing for that VMM.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 
+pub mod probe;
 mod templates;
 
 pub use templates::{FIO, TEMPLATES};
@@ -21,8 +23,12 @@ pub use templates::{FIO, TEMPLATES};
 pub struct Template {
     /// The name in results and on the command line of the harness.
     pub name: &'static str,
-    /// Where it is looked for without `--vmm NAME=PATH`; empty: only with it.
+    /// What it is looked for as on the PATH, without `--vmm NAME=PATH`; empty: always given.
     program: &'static str,
+    /// Takes part only with `--vmm NAME` or `--vmm NAME=PATH`.
+    asked_only: bool,
+    /// Models of the processor, the one to be preferred first; empty: it has no such choice.
+    cpus: &'static [&'static str],
     version: &'static [&'static str],
     base: &'static [&'static str],
     pvh: &'static [&'static str],
@@ -37,6 +43,8 @@ pub struct Template {
     pub virtio_mmio: Option<(u64, u64, u32)>,
     /// A device register outside of the kernel's own devices, for the cost of an MMIO exit.
     pub mmio_probe: u64,
+    /// No more disks than this.
+    disks: usize,
     /// What of a full machine it lacks.
     lacks: &'static [Lacks],
 }
@@ -53,7 +61,9 @@ struct File {
 enum Lacks {
     /// More than one vCPU.
     Smp,
-    /// Kernels that are not ELF.
+    /// Kernels that are ELF files.
+    Elf,
+    /// Kernels that are not.
     BzImage,
 }
 
@@ -107,9 +117,26 @@ impl DiskKind {
 pub struct Vmm {
     pub template: &'static Template,
     pub program: PathBuf,
+    /// The model of the processor, of the template's.
+    pub cpu: &'static str,
+    /// The first line of what it says of its version.
+    pub version: Option<String>,
 }
 
 impl Vmm {
+    /// The program, with the template's first choice of a processor; an error says why it cannot run
+    /// at all.
+    pub fn new(template: &'static Template, program: PathBuf) -> Result<Self> {
+        let mut vmm = Vmm {
+            template,
+            program,
+            cpu: template.cpus.first().copied().unwrap_or_default(),
+            version: None,
+        };
+        vmm.version = vmm.ask_version()?;
+        Ok(vmm)
+    }
+
     pub fn name(&self) -> &'static str {
         self.template.name
     }
@@ -123,6 +150,12 @@ impl Vmm {
         }
         if machine.bzimage && lacks(Lacks::BzImage) {
             bail!("boots no bzImage");
+        }
+        if !machine.bzimage && lacks(Lacks::Elf) {
+            bail!("boots no ELF kernel");
+        }
+        if !t.disk.is_empty() && machine.disks.len() > t.disks {
+            bail!("takes no more than {} disks", t.disks);
         }
         let asked_as = match machine.disk_kind {
             DiskKind::Ram => DiskKind::Direct,
@@ -138,7 +171,9 @@ impl Vmm {
         let fill = Fill {
             machine,
             folder,
+            cpu: self.cpu,
             cmdline: cmdline(t, machine),
+            json: false,
         };
         let mut command = Command::new(&self.program);
         command.env("XDG_CACHE_HOME", machine.cache.as_deref().unwrap_or(folder));
@@ -153,6 +188,7 @@ impl Vmm {
             command.args(disk_args.iter().map(|arg| fill.text(arg, Some(disk))));
         }
         if let Some(file) = &t.file {
+            let fill = Fill { json: true, ..fill };
             let disks: Vec<_> = machine
                 .disks
                 .iter()
@@ -171,21 +207,20 @@ impl Vmm {
         Ok(command)
     }
 
-    /// The first line of what it says of its version.
-    pub fn version(&self) -> Option<String> {
+    fn ask_version(&self) -> Result<Option<String>> {
         if self.template.version.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let asked = Process::start(|_| {
+        let mut asked = Process::start(|_| {
             let mut command = Command::new(&self.program);
             command.args(self.template.version);
             Ok(command)
-        });
-        let (_, line) = asked.ok()?.wait_for(b"\n", VERSION_LIMIT).ok()?;
-        String::from_utf8_lossy(&line)
-            .lines()
-            .next()
-            .map(str::to_owned)
+        })?;
+        let Ok((_, line)) = asked.wait_for(b"\n", VERSION_LIMIT) else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&line);
+        Ok(text.lines().next().map(str::to_owned))
     }
 }
 
@@ -200,19 +235,27 @@ fn cmdline(template: &Template, machine: &Machine) -> String {
 struct Fill<'a> {
     machine: &'a Machine,
     folder: &'a Path,
+    cpu: &'a str,
     cmdline: String,
+    /// What is filled in stands between quotation marks in a JSON file.
+    json: bool,
 }
 
 impl Fill<'_> {
     fn text(&self, template: &str, disk: Option<(usize, &PathBuf)>) -> String {
         let m = self.machine;
-        let path = |path: &Path| path.display().to_string();
+        let quoted = |text: String| match self.json {
+            true => json_string(&text),
+            false => text,
+        };
+        let path = |path: &Path| quoted(path.display().to_string());
         let mut text = template
             .replace("{folder}", &path(self.folder))
             .replace("{kernel}", &path(&m.kernel))
             .replace("{cpus}", &m.cpus.to_string())
             .replace("{memory}", &m.memory_mib.to_string())
-            .replace("{cmdline}", &self.cmdline);
+            .replace("{cpu}", self.cpu)
+            .replace("{cmdline}", &quoted(self.cmdline.clone()));
         if let Some(initrd) = &m.initrd {
             text = text.replace("{initrd}", &path(initrd));
         }
@@ -231,13 +274,21 @@ impl Fill<'_> {
     }
 }
 
+/// What stands between the quotation marks of a JSON string.
+fn json_string(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    let inner = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or_default().to_owned()
+}
+
+/// A VMM that was asked for by name, and where it is if that was said.
+pub type Named = (String, Option<PathBuf>);
+
 /// The VMMs of a run: Bantam, the floor, QEMU where it is installed, and what `named` names. The
 /// second list says who stays away, and why.
-pub fn assemble(
-    ours: &Path,
-    floor: &Path,
-    named: &[(String, PathBuf)],
-) -> Result<(Vec<Vmm>, Vec<String>)> {
+pub fn assemble(ours: &Path, floor: &Path, named: &[Named]) -> Result<(Vec<Vmm>, Vec<String>)> {
     let known = || TEMPLATES.map(|t| t.name).join(", ");
     if let Some((name, _)) = named
         .iter()
@@ -251,29 +302,31 @@ pub fn assemble(
     let mut present = Vec::new();
     let mut absent = Vec::new();
     for template in &TEMPLATES {
-        let given = named
-            .iter()
-            .find(|(name, _)| name == template.name)
-            .map(|(_, path)| path.clone());
-        let program = match (template.name, given) {
-            (_, Some(path)) => Some(path),
-            ("bantam", None) => Some(ours.to_owned()),
-            ("floor", None) => Some(floor.to_owned()),
-            (_, None) if template.program.is_empty() => continue,
-            (_, None) => find_program(template.program),
-        };
-        match program {
-            Some(program) if program.is_file() => present.push(Vmm { template, program }),
-            Some(program) => absent.push(format!(
-                "{}: {} is not there",
-                template.name,
-                program.display()
-            )),
-            None => absent.push(format!(
-                "{}: {} is not installed",
-                template.name, template.program
-            )),
+        let asked = named.iter().find(|(name, _)| name == template.name);
+        if template.asked_only && asked.is_none() {
+            continue;
         }
+        let given = asked.and_then(|(_, path)| path.clone());
+        let program = given.or_else(|| match template.name {
+            "bantam" => Some(ours.to_owned()),
+            "floor" => Some(floor.to_owned()),
+            _ => find_program(template.program),
+        });
+        let why = match program {
+            Some(program) if program.is_file() => match Vmm::new(template, program) {
+                Ok(vmm) => {
+                    present.push(vmm);
+                    continue;
+                }
+                Err(error) => format!("{error:#}"),
+            },
+            Some(program) => format!("{} is not there", program.display()),
+            None => format!(
+                "not installed: there is no {} on the PATH",
+                template.program
+            ),
+        };
+        absent.push(format!("{}: {why}", template.name));
     }
     Ok((present, absent))
 }

@@ -3,6 +3,8 @@
 use super::{DiskKind, File, Lacks, Template};
 
 const QEMU: &str = "qemu-system-x86_64";
+/// The host's processor, all of it or as much as this QEMU can have of it (see [`super::probe`]).
+const QEMU_CPUS: &[&str] = &["host", "host,-arch-capabilities", "max", "kvm64"];
 /// An address where no VMM of the table has RAM or a device: the access goes all the way to the
 /// VMM, which finds nothing there.
 const NOTHING: u64 = 0xd800_0000;
@@ -11,6 +13,8 @@ const NOTHING: u64 = 0xd800_0000;
 const PLAIN: Template = Template {
     name: "",
     program: "",
+    asked_only: false,
+    cpus: &[],
     version: &[],
     base: &[],
     pvh: &[],
@@ -20,6 +24,7 @@ const PLAIN: Template = Template {
     cmdline: "",
     virtio_mmio: None,
     mmio_probe: NOTHING,
+    disks: 8,
     lacks: &[],
 };
 
@@ -63,6 +68,7 @@ pub const TEMPLATES: [Template; 7] = [
     Template {
         name: "qemu-microvm",
         program: QEMU,
+        cpus: QEMU_CPUS,
         version: &["--version"],
         // docs/system/i386/microvm.rst, "Running a microvm-based VM", with a serial port.
         base: &[
@@ -71,7 +77,7 @@ pub const TEMPLATES: [Template; 7] = [
             "-accel",
             "kvm",
             "-cpu",
-            "host",
+            "{cpu}",
             "-smp",
             "{cpus}",
             "-m",
@@ -135,6 +141,7 @@ pub const TEMPLATES: [Template; 7] = [
     Template {
         name: "qemu-q35",
         program: QEMU,
+        cpus: QEMU_CPUS,
         version: &["--version"],
         base: &[
             "-M",
@@ -142,7 +149,7 @@ pub const TEMPLATES: [Template; 7] = [
             "-accel",
             "kvm",
             "-cpu",
-            "host",
+            "{cpu}",
             "-smp",
             "{cpus}",
             "-m",
@@ -177,26 +184,41 @@ pub const TEMPLATES: [Template; 7] = [
         )],
         ..PLAIN
     },
+    // Firecracker 1.16.
     Template {
         name: "firecracker",
+        program: "firecracker",
+        asked_only: true,
         version: &["--version"],
-        base: &["--no-api", "--config-file", "{folder}/firecracker.json"],
+        // Its log goes to standard output unless told otherwise, where the guest's console is.
+        base: &[
+            "--no-api",
+            "--config-file",
+            "{folder}/firecracker.json",
+            "--log-path",
+            "/dev/null",
+        ],
         file: Some(File {
             name: "firecracker.json",
             text: r#"{"boot-source":{"kernel_image_path":"{kernel}","boot_args":"{cmdline}"{initrd}},
 "drives":[{disks}],"machine-config":{"vcpu_count":{cpus},"mem_size_mib":{memory}}}"#,
             initrd: r#","initrd_path":"{initrd}""#,
-            disk: r#"{"drive_id":"d{n}","path_on_host":"{disk}","is_root_device":false,"is_read_only":false}"#,
+            // Without "Writeback" it promises a guest's flush and does nothing.
+            disk: r#"{"drive_id":"d{n}","path_on_host":"{disk}","is_root_device":false,"is_read_only":false,"cache_type":"Writeback"}"#,
         }),
-        // In the file.
+        // In the file. It opens nothing past the page cache, and knows raw images only.
         disk: &[(DiskKind::Cached, &[])],
         cmdline: "pci=off",
-        virtio_mmio: Some((0xd000_0000, 0x1000, 16)),
+        // MMIO32_MEM_START of its layout: a page for the boot timer, then the devices.
+        virtio_mmio: Some((0xc000_0000, 0x1000, 17)),
         lacks: &[Lacks::BzImage],
         ..PLAIN
     },
+    // Cloud Hypervisor 53. It writes no first sector of an image whose type it has had to guess.
     Template {
         name: "cloud-hypervisor",
+        program: "cloud-hypervisor",
+        asked_only: true,
         version: &["--version"],
         base: &[
             "--kernel",
@@ -214,17 +236,31 @@ pub const TEMPLATES: [Template; 7] = [
         ],
         initrd: &["--initramfs", "{initrd}"],
         disk: &[
-            (DiskKind::Cached, &["--disk", "path={disk}"]),
-            (DiskKind::Direct, &["--disk", "path={disk},direct=on"]),
+            (DiskKind::Cached, &["--disk", "path={disk},image_type=raw"]),
+            (
+                DiskKind::Direct,
+                &["--disk", "path={disk},image_type=raw,direct=on"],
+            ),
+            (DiskKind::Qcow2, &["--disk", "path={disk},image_type=qcow2"]),
         ],
-        lacks: &[Lacks::BzImage],
         ..PLAIN
     },
+    // kvmtool of 2026. What is not bzImage it starts as a flat binary in real mode. Without
+    // --nodefaults it shares folders of the host's and adds words of its own to the command line.
     Template {
         name: "kvmtool",
+        program: "lkvm",
+        asked_only: true,
         version: &["version"],
         base: &[
             "run",
+            "--nodefaults",
+            "--network",
+            "mode=none",
+            "--loglevel",
+            "warning",
+            "--console",
+            "serial",
             "--kernel",
             "{kernel}",
             "--params",
@@ -233,14 +269,14 @@ pub const TEMPLATES: [Template; 7] = [
             "{cpus}",
             "--mem",
             "{memory}",
-            "--console",
-            "serial",
         ],
         initrd: &["--initrd", "{initrd}"],
         disk: &[
             (DiskKind::Cached, &["--disk", "{disk}"]),
             (DiskKind::Direct, &["--disk", "{disk},direct"]),
         ],
+        disks: 4,
+        lacks: &[Lacks::Elf],
         ..PLAIN
     },
 ];

@@ -26,10 +26,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
     let guest = crate::rows::bare_guest();
     let mut contestants = context.vmms.clone();
     if let Some(program) = vmm::find_program("fio") {
-        contestants.push(Vmm {
-            template: &vmm::FIO,
-            program,
-        });
+        contestants.push(Vmm::new(&vmm::FIO, program)?);
     } else {
         eprintln!("left out: fio is not installed");
     }

@@ -15,7 +15,7 @@ use super::fio::{self, Area};
 use super::{LOADS, Load};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
-use crate::process::Process;
+use crate::process::{Failed, Process};
 use crate::result::{Clock, Figure};
 use crate::rows::boot::{self, IMAGES};
 use crate::rows::{Context, succeed};
@@ -57,16 +57,15 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
         make_root_disk(&context.guests)?;
     }
     let mut contestants = context.vmms.clone();
-    contestants.extend(vmm::find_program("fio").map(|program| Vmm {
-        template: &vmm::FIO,
-        program,
-    }));
+    if let Some(program) = vmm::find_program("fio") {
+        contestants.push(Vmm::new(&vmm::FIO, program)?);
+    }
     let effort = match boot::clock() {
         Clock::Wall => Effort::wall(5, context.share(1.0 / 6.0)),
         _ => Effort::emulated(),
     };
     // One boot answers for all loads; the n-th sample of each is from the n-th boot.
-    let mut boots: HashMap<&str, Vec<Result<Vec<Sample>, String>>> = HashMap::new();
+    let mut boots: HashMap<&str, Vec<Result<Vec<Sample>>>> = HashMap::new();
     let mut figures = Vec::new();
     for (i, load) in LOADS.iter().enumerate() {
         let question = Question {
@@ -75,7 +74,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
             unit: load.unit().0,
             lower_is_better: false,
             clock: boot::clock(),
-            note: "fio in Linux: direct in the guest, cached on the host, 1 vCPU; beside it the host's own fio on the same file",
+            note: "direct in the guest, cached on the host, 1 vCPU; beside it the host's own fio on the same file",
         };
         let mut rounds: HashMap<&str, usize> = HashMap::new();
         let figure = interleave(question, &contestants, effort, |vmm| {
@@ -86,13 +85,16 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
                     "fio" => on_host(vmm, &disk),
                     _ => in_guest(context, vmm, &disk),
                 };
-                known.push(samples.map_err(|error| format!("{error:#}")));
+                known.push(samples);
             }
             let samples = known.get(*round).context("no sample")?;
             *round += 1;
             match samples {
                 Ok(samples) => samples.get(i).cloned().context("no sample"),
-                Err(why) => bail!("{why}"),
+                Err(error) => match error.downcast_ref::<Failed>() {
+                    Some(failed) => Err(failed.clone().into()),
+                    None => bail!("{error:#}"),
+                },
             }
         });
         eprintln!("{}", crate::rows::summary(&figure));
