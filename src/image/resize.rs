@@ -36,12 +36,13 @@ pub fn resize(
         help: help.into(),
     };
     let (mut file, format) = open_locked(path, format, false)?;
-    let mut rests = false;
+    let (mut rests, mut old_snapshots) = (false, false);
     let old = match format {
         Format::Raw => file.seek(SeekFrom::End(0)).map_err(host("read", path))?,
         Format::Qcow2 => match manage::facts(&file).map_err(host("read", path))? {
             Some(facts) => {
                 rests = facts.backing.is_some();
+                old_snapshots = facts.version == 2 && facts.snapshots > 0;
                 facts.len
             }
             None => {
@@ -58,6 +59,15 @@ pub fn resize(
     let help = "give a size between 512 bytes and what a file can be: 20G, +5G, -5G";
     let new = new.ok_or_else(|| words("there is no disk of that size".into(), help))?;
     let new = whole_sectors(new)?;
+    if old_snapshots && new != old {
+        return Err(words(
+            format!(
+                "{} is of version 2 and has snapshots, which know no length of their own",
+                path.display()
+            ),
+            "make it one of version 3: qemu-img amend -f qcow2 -o compat=1.1 IMAGE",
+        ));
+    }
     if new < old && !shrink {
         return Err(words(
             format!(

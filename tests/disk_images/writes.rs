@@ -65,9 +65,15 @@ pub fn damaged() {
         let before = steps.contains(&Step::Snapshot).then(|| snapshot(&folder));
         for resize in [false, true] {
             let outcome = round(&folder, bytes.clone(), 0, resize);
-            assert!(outcome.is_ok(), "{options}: {outcome:?}");
+            // A snapshot of version 2 knows no length of its own.
+            let refused = resize && options.contains("compat=0.10");
+            assert_eq!(outcome.is_err(), refused, "{options}: {outcome:?}");
             if let Some(before) = &before {
-                assert!(snapshot(&folder) == *before, "the snapshot of {options}");
+                // QEMU shows it with the length of the disk as it is now.
+                let now = snapshot(&folder);
+                let same = now.starts_with(before);
+                let longer = now.len() - before.len();
+                assert!(same, "the snapshot of {options}, {longer} bytes longer");
             }
         }
     }
