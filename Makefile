@@ -79,7 +79,7 @@ parts: ## micro-benchmarks of the parts on the hot path
 	cargo bench --bench parts
 
 guests: ## build or refresh the guests' kernels, initramfs and root disk (the first time: about ten minutes)
-	resources/guest/build.sh all
+	resources/guest/build.sh all lab-stock
 	resources/guest/kernels.sh
 
 setup: ## install what building, running and testing need (apt, with sudo if needed)
