@@ -69,22 +69,17 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
     };
     let mut file = open::open_file(path, access)?;
     let end = file.seek(SeekFrom::End(0)).map_err(host("read", path))?;
-    let format = match format {
-        Some(format) => format,
-        None => {
-            let found = match open::content(&file, end) {
-                Content::Qcow2 => Format::Qcow2,
-                _ => Format::Raw,
-            };
-            let access = Access {
-                format: found,
-                guessed: true,
-                ..access
-            };
-            open::check_content(&file, path, end, access)?;
-            found
-        }
+    let found = match open::content(&file, end) {
+        Content::Qcow2 => Format::Qcow2,
+        Content::Foreign(_) | Content::Unknown => Format::Raw,
     };
+    let access = Access {
+        guessed: format.is_none(),
+        format: format.unwrap_or(found),
+        ..access
+    };
+    open::check_content(&file, path, end, access)?;
+    let format = access.format;
     let facts: Option<Facts> = match format {
         Format::Raw => None,
         Format::Qcow2 => manage::facts(&file).map_err(host("read", path))?,

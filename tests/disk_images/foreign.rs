@@ -211,6 +211,10 @@ fn nobody_takes_it(folder: &Folder, path: &Path, word: &str) {
         );
     }
     if path.extension().is_some_and(|ending| ending == "qcow2") {
+        // Nor does it help to say that it is one.
+        let outcome = run(&["image", "info", "-f", "qcow2", image]);
+        assert_eq!(outcome.code(), 3, "{outcome:?}");
+        assert!(outcome.stderr.contains(word), "{outcome:?}");
         return;
     }
     bantam_image(&["convert", "-f", "raw", image, &out]);

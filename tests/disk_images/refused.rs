@@ -167,7 +167,7 @@ pub fn damaged() {
             "the header counts as free",
             0x20000,
             vec![0, 0],
-            &["cluster 0x0 is used 1 times and counted 0 times", ",ro"],
+            &["cluster 0x0 is used once, and counted as free", ",ro"],
         ),
         (
             "data counts as free",
@@ -179,7 +179,7 @@ pub fn damaged() {
             "the L1 table is shared",
             0x20006,
             vec![0, 2],
-            &["cluster 0x3, one of its tables, is counted 2 times"],
+            &["cluster 0x3, one of its tables, is counted twice"],
         ),
         (
             "an L2 table is where the L1 table is",

@@ -185,6 +185,12 @@ impl Chain {
         // The first is written to, or will be by the machine that a dry run is about.
         if self.seen.len() == 1 && !self.access.read_only {
             let uncounted = verify::verify(&file, &layout).map_err(told)?;
+            if writable && layout.bitmaps.is_some() {
+                log::warn!(
+                    "disk {}: its bitmaps of what has changed will not be kept up to date, and are marked so",
+                    path.display()
+                );
+            }
             if writable && !uncounted.is_empty() {
                 log::warn!(
                     "disk {}: {} of its tables were not counted, as after the end of a machine that was killed; now they are",

@@ -533,12 +533,15 @@ impl<'a> Tables<'a> {
                 }
                 if stored < named {
                     return Err(damaged(format!(
-                        "cluster {cluster:#x} is used {named} times and counted {stored} times"
+                        "cluster {cluster:#x} is used {}, and counted {}",
+                        times(named),
+                        times(stored)
                     )));
                 }
                 if usage == Use::Fixed && stored != 1 {
                     return Err(damaged(format!(
-                        "cluster {cluster:#x}, one of its tables, is counted {stored} times"
+                        "cluster {cluster:#x}, one of its tables, is counted {}",
+                        times(stored)
                     )));
                 }
                 match flagged {
@@ -548,6 +551,15 @@ impl<'a> Tables<'a> {
             })?;
         }
         Ok(Uncounted { places })
+    }
+}
+
+fn times(count: u64) -> String {
+    match count {
+        0 => "as free".into(),
+        1 => "once".into(),
+        2 => "twice".into(),
+        many => format!("{many} times"),
     }
 }
 
