@@ -41,46 +41,41 @@ fn main() {
     let no_qemu = (!has_program("qemu-img"))
         .then(|| "qemu-img (package qemu-utils) is not installed".to_owned());
     let no_mount = Tmpfs::new("64k").err();
-    let needs = |reasons: [&Option<String>; 2]| reasons.into_iter().flatten().next().cloned();
-    let (guests, none) = (needs([&no_kvm, &None]), None);
-    let made = needs([&no_kvm, &no_qemu]);
-    let mounted = needs([&no_kvm, &no_mount]);
-    let tests: [(&str, fn(), &Option<String>); 9] = [
-        (
+    // What runs a guest, what has qemu-img make an image for it as well, and what mounts something.
+    let guests = no_kvm.as_deref();
+    let made = guests.or(no_qemu.as_deref());
+    let mounted = guests.or(no_mount.as_deref());
+    let trials = [
+        common::trial(
             "whatever_a_guest_writes_it_reads_and_no_image_has_it",
+            made,
             model,
-            &made,
         ),
-        (
+        common::trial(
             "the_block_device_obeys_the_specification",
+            guests,
             specification,
-            &guests,
         ),
-        (
-            "what_was_written_lives_through_a_reboot",
-            two_lives,
-            &guests,
-        ),
-        (
+        common::trial("what_was_written_lives_through_a_reboot", guests, two_lives),
+        common::trial(
             "two_machines_share_an_image_and_no_writer_comes_in",
+            guests,
             shared,
-            &guests,
         ),
-        (
+        common::trial(
             "a_full_folder_gives_io_errors_and_one_message",
+            mounted,
             full,
-            &mounted,
         ),
-        ("a_base_cut_short_gives_io_errors", cut_short, &guests),
-        ("a_killed_machine_leaves_nothing", killed, &mounted),
-        ("it_is_for_one_disk_or_for_all", words, &none),
-        (
+        common::trial("a_base_cut_short_gives_io_errors", guests, cut_short),
+        common::trial("a_killed_machine_leaves_nothing", mounted, killed),
+        common::trial("it_is_for_one_disk_or_for_all", None, words),
+        common::trial(
             "an_overlay_that_cannot_be_made_is_said_at_once",
+            None,
             refused,
-            &none,
         ),
     ];
-    let trials = tests.map(|(name, test, missing)| common::trial(name, missing.as_deref(), test));
     libtest_mimic::run(&args, trials.into()).exit();
 }
 

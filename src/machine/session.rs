@@ -8,8 +8,8 @@
 //!
 //! A machine that starts again is a new one: new VM, new vCPUs, new devices, and kernel and boot
 //! tables loaded again from the files of the plan. What stays is what the outside holds on to: the
-//! console with its terminal, the disks with their locks, the time limit; and the mapping of guest
-//! memory, which is emptied in between.
+//! console with its terminal, the disks with their locks and what a snapshot's guest has written, the
+//! time limit; and the mapping of guest memory, which is emptied in between.
 
 use std::rc::Rc;
 use std::sync::Arc;
