@@ -36,6 +36,11 @@ fn termios(file: &File) -> Vec<u8> {
 
 impl Session {
     pub fn start(args: &[&str]) -> Self {
+        Session::limited(args, None)
+    }
+
+    /// With a limit of setrlimit(2).
+    pub fn limited(args: &[&str], limit: Option<(libc::__rlimit_resource_t, u64)>) -> Self {
         let (mut master, mut slave) = (0, 0);
         // SAFETY: openpty fills both descriptors; the rest may be null.
         let opened = unsafe {
@@ -48,6 +53,10 @@ impl Session {
             )
         };
         assert_eq!(opened, 0);
+        for fd in [master, slave] {
+            // SAFETY: takes a descriptor alone. What the child gets of them, it gets as its stdio.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
         // SAFETY: both are new and ours.
         let (master, slave) = unsafe {
             (
@@ -64,11 +73,14 @@ impl Session {
             .stdin(stdio())
             .stdout(stdio())
             .stderr(stdio());
-        // SAFETY: both calls are async-signal-safe and make the terminal the child's own.
+        // SAFETY: all calls are async-signal-safe; two make the terminal the child's own.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::setsid();
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
+                if let Some((resource, value)) = limit {
+                    super::set_limit(resource, value)?;
+                }
                 Ok(())
             });
         }
@@ -107,6 +119,26 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What the screen has shown so far.
+    pub fn seen(&mut self) -> &str {
+        let mut bytes = [0; 4096];
+        let mut poll = libc::pollfd {
+            fd: self.master.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, valid for the call.
+        while unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
+            match self.master.read(&mut bytes) {
+                Ok(count @ 1..) => self
+                    .seen
+                    .push_str(&String::from_utf8_lossy(&bytes[..count])),
+                _ => break,
+            }
+        }
+        &self.seen
     }
 
     pub fn is_raw(&self) -> bool {
