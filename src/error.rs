@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use crate::limits;
+
 /// An error that knows what its reader can do about it.
 pub trait Help: std::error::Error {
     /// One sentence, an imperative, without a full stop.
@@ -41,14 +43,36 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure out of an error that knows its help.
-    pub fn new(status: ExitStatus, error: &impl Help) -> Self {
+    /// A failure out of an error that knows its help. Where the host has run out of something, that
+    /// is what helps, whatever was being done.
+    pub fn new(status: ExitStatus, error: &(impl Help + 'static)) -> Self {
         Failure {
             status,
             error: error.to_string(),
-            help: error.help(),
+            help: exhausted(error).unwrap_or_else(|| error.help()),
         }
     }
+}
+
+/// What to do about a limit of the host that is behind `error`.
+fn exhausted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let errno = causes.find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())?;
+    let help = match errno {
+        libc::EMFILE => "raise the limit of open files: ulimit -n 4096".to_owned(),
+        libc::ENFILE => {
+            "the host has no more open files: end other programs, or raise 'sysctl fs.file-max'".into()
+        }
+        libc::ENOMEM | libc::EAGAIN if limits::address_space().is_some() => more_address_space(),
+        libc::ENOMEM => "the host has no memory left: end other programs ('free -m' shows it), or look at the limit of the cgroup".into(),
+        _ => return None,
+    };
+    Some(help)
+}
+
+/// What to do where that limit may be the reason.
+pub fn more_address_space() -> String {
+    "raise the limit of address space: ulimit -v unlimited".into()
 }
 
 /// Prints a line, or several, to standard error. One that is closed or full is no reason to end a

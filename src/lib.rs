@@ -25,6 +25,7 @@ pub mod config;
 pub mod devices;
 pub mod error;
 pub mod image;
+pub mod limits;
 pub mod machine;
 pub mod storage;
 pub mod terminal;

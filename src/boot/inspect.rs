@@ -172,7 +172,7 @@ fn describe_needs(report: &mut Report, kernel: &Kernel) {
 }
 
 /// "Linux version 6.1.0 ..." up to the end of the line.
-fn banner(vmlinux: &[u8]) -> Option<String> {
+pub(super) fn banner(vmlinux: &[u8]) -> Option<String> {
     let rest = vmlinux.get(find(vmlinux, BANNER)?.checked_add(BANNER.len())?..)?;
     let end = rest.iter().take(512).position(|b| b"\n\0".contains(b))?;
     let text = std::str::from_utf8(rest.get(..end)?).ok()?;

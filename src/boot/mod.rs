@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod linux;
 pub mod payload;
 pub mod pvh;
+pub mod pvm;
 pub mod recognize;
 pub mod setup;
 pub mod source;

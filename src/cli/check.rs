@@ -4,6 +4,7 @@ use clap::Args;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
+use super::run::LAB;
 use crate::error::{ExitStatus, Help};
 use crate::machine::host::{self, Backend, KvmError};
 
@@ -34,6 +35,10 @@ struct Report {
     meaning: &'static str,
     max_cpus: Option<usize>,
     capabilities: Vec<Capability>,
+    /// Which guests run here, which do not, and what to do about these.
+    runs: &'static str,
+    does_not_run: &'static str,
+    advice: String,
     error: Option<String>,
     help: Option<String>,
 }
@@ -68,7 +73,11 @@ fn examine() -> Report {
         .unwrap_or_default();
     let problem: Option<KvmError> = host::open().err();
     let backend = host::backend();
+    let (runs, does_not_run) = verdict(backend, problem.is_none());
     Report {
+        runs,
+        does_not_run,
+        advice: advice(backend, problem.as_ref()),
         able: problem.is_none(),
         device: host::KVM_DEVICE,
         user: host::user_name(),
@@ -81,6 +90,40 @@ fn examine() -> Report {
         capabilities,
         help: problem.as_ref().map(Help::help),
         error: problem.map(|error| error.to_string()),
+    }
+}
+
+/// What runs on this kind of host, and what does not.
+fn verdict(backend: Backend, able: bool) -> (&'static str, &'static str) {
+    match backend {
+        _ if !able => ("nothing, as it stands", "every guest"),
+        Backend::Pvm => (
+            "Linux built with CONFIG_PVM_GUEST; small programs without an operating system",
+            "every other Linux kernel, such as those that distributions ship",
+        ),
+        Backend::Vmx | Backend::Svm => (
+            "x86_64 Linux kernels (bzImage, vmlinux) and PVH programs",
+            "what needs firmware, a screen or PCI devices: Windows, BIOS and UEFI boot loaders",
+        ),
+        Backend::Unknown | Backend::None => (
+            "unknown: it depends on what is behind KVM here",
+            "what needs firmware, a screen or PCI devices",
+        ),
+    }
+}
+
+/// What to do.
+fn advice(backend: Backend, problem: Option<&KvmError>) -> String {
+    match (problem, backend) {
+        (Some(problem), _) => problem.help(),
+        (None, Backend::Pvm) => format!(
+            "for other kernels use a host with VMX or SVM, or the lab, from the source's folder: \
+             {LAB} bantam run /boot/vmlinuz ..."
+        ),
+        (None, Backend::Unknown | Backend::None) => {
+            "try one: bantam run /boot/vmlinuz --time-limit 1m".into()
+        }
+        (None, _) => "bantam run /boot/vmlinuz --initrd /boot/initrd.img".into(),
     }
 }
 
@@ -107,16 +150,14 @@ fn describe(report: &Report) -> String {
             format!("{} ({})", capability.name, capability.purpose),
         );
     }
-    match (&report.error, &report.help) {
-        (Some(error), Some(help)) => {
+    line("runs", report.runs.into());
+    line("runs not", report.does_not_run.into());
+    match &report.error {
+        Some(error) => {
             lines.push(format!("error: {error}"));
-            lines.push(format!("help: {help}"));
+            lines.push(format!("help: {}", report.advice));
         }
-        _ if report.backend == Backend::Pvm => lines.push(
-            "This host runs small guests and PVM-aware kernels; for a stock kernel use one with VMX or SVM."
-                .into(),
-        ),
-        _ => lines.push("This host can run guests.".into()),
+        None => line("next", report.advice.clone()),
     }
     lines.join("\n") + "\n"
 }

@@ -1,12 +1,16 @@
 //! `bantam run`.
 
+use std::ffi::OsString;
 use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::error::{ExitStatus, Failure, escaped, say};
 use crate::image::target;
-use crate::machine::{Exit, Plan, StartError, report, session};
+use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
+
+/// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
+pub(super) const LAB: &str = "resources/lab/lab --time-limit 600 --";
 
 /// Runs a machine; the exit code says how it ended.
 pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
@@ -27,12 +31,37 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         disk.access.look_only = args.dry_run;
     }
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
-    if args.dry_run {
-        return super::print_text(&report::describe(&plan));
-    }
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
+    if args.dry_run {
+        super::print_text(&report::describe(&plan))?;
+    }
+    if host::is_pvm() && plan.kernel.is_lost_on_pvm() {
+        return Err(start(StartError::LostOnPvm {
+            path: plan.config.boot.path().clone(),
+            command: in_the_lab(std::env::args_os()),
+        }));
+    }
+    if args.dry_run {
+        rehearsal::rehearse(&plan).map_err(start)?;
+        return Ok(ExitStatus::Success);
+    }
     let exit = session::run(plan).map_err(start)?;
     announce(&exit)
+}
+
+/// The command that runs these arguments, of which the first is our own name, in the lab.
+fn in_the_lab(args: impl Iterator<Item = OsString>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
+    let started = args.filter(|arg| arg != "--dry-run");
+    let words = started.map(|arg| {
+        let text = arg.to_string_lossy();
+        match !text.is_empty() && text.chars().all(plain) {
+            true => text.into_owned(),
+            false => format!("'{}'", text.replace('\'', r"'\''")),
+        }
+    });
+    let words: Vec<_> = words.collect();
+    format!("{LAB} {}", words.join(" "))
 }
 
 /// What is said about the end: nothing where the guest has ended as it should.

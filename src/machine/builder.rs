@@ -34,6 +34,7 @@ use crate::devices::power::{AcpiPower, PowerRequest, PowerSink};
 use crate::devices::pvpanic::PvPanic;
 use crate::devices::serial::Uart;
 use crate::devices::{BusDevice, IrqLine};
+use crate::limits;
 use crate::storage::limit::Limiter;
 use crate::virtio::block::{Block, Setup};
 use crate::virtio::mmio::QUEUE_NOTIFY;
@@ -166,8 +167,8 @@ fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>, StartError> {
-    std::thread::Builder::new()
-        .spawn_scoped(scope, work)
+    limits::room_for_a_thread()
+        .and_then(|()| std::thread::Builder::new().spawn_scoped(scope, work))
         .map_err(host("start a thread"))
 }
 
@@ -254,7 +255,7 @@ fn ports(uart: &Arc<Uart>, power: PowerSink) -> Result<Bus, StartError> {
     ];
     for (first, count, device) in devices {
         bus.insert(first.into(), count.into(), device)
-            .map_err(|overlap| StartError::Tables(overlap.to_string()))?;
+            .map_err(|overlap| StartError::Defect(overlap.to_string()))?;
     }
     Ok(bus)
 }
@@ -295,7 +296,7 @@ fn add_disk(
     }
     let transport = MmioTransport::new(block.clone(), memory.clone());
     mmio.insert(base, disk.slot.len.into(), Arc::new(transport))
-        .map_err(|overlap| StartError::Tables(overlap.to_string()))?;
+        .map_err(|overlap| StartError::Defect(overlap.to_string()))?;
     Ok(MachineDisk {
         block,
         io_thread: config.io_thread,

@@ -127,12 +127,10 @@ fn pty() -> io::Result<Endpoints> {
             libc::tcsetattr(slave.as_raw_fd(), libc::TCSANOW, termios.as_ptr());
         }
     }
+    let input = Input::new(master.try_clone()?, false)?;
     say(&format!("console: {path}"));
     Ok(Endpoints {
-        line: Line::new(
-            Some(Input::new(master.try_clone()?, false)?),
-            Output::lossy(master),
-        ),
+        line: Line::new(Some(input), Output::lossy(master)),
         raw: None,
         pty_slave: Some(slave),
     })

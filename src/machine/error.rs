@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::host;
 use crate::config::MemoryBacking;
-use crate::error::{Help, io_reason};
+use crate::error::{Help, io_reason, more_address_space};
+use crate::limits;
 
 /// See [`Machine`](super::Machine).
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,18 @@ pub enum StartError {
     /// /dev/kvm cannot be opened or used.
     #[error(transparent)]
     Kvm(#[from] host::KvmError),
+    /// Linux that is not built for PVM, where KVM is PVM.
+    #[error(
+        "kernel {} does not boot on this host: its KVM is PVM, which runs only kernels built with \
+         CONFIG_PVM_GUEST",
+        path.display()
+    )]
+    LostOnPvm {
+        /// The kernel.
+        path: PathBuf,
+        /// What would run it.
+        command: String,
+    },
     /// mmap(2) refused.
     #[error("cannot map {} MiB of guest memory: {reason}", bytes >> 20)]
     Memory {
@@ -58,12 +71,18 @@ pub enum StartError {
     /// Boot tables could not be written.
     #[error("cannot write the boot tables: {0}")]
     Tables(String),
+    /// What cannot be, unless Bantam itself is wrong.
+    #[error("{0}")]
+    Defect(String),
 }
 
 impl Help for StartError {
     fn help(&self) -> String {
         match self {
             StartError::Kvm(error) => error.help(),
+            StartError::LostOnPvm { command, .. } => format!(
+                "run it in the lab, from the source's folder: {command}; or on a host with VMX or SVM"
+            ),
             StartError::Memory {
                 bytes,
                 backing: MemoryBacking::Hugetlbfs,
@@ -73,22 +92,43 @@ impl Help for StartError {
                  if no others are in use",
                 bytes >> 21
             ),
+            StartError::Memory { .. } if limits::address_space().is_some() => format!(
+                "{}; or give the machine less with --memory",
+                more_address_space()
+            ),
             StartError::Memory { .. } => {
                 "give the machine less with --memory; 'free -m' shows what this host has".into()
             }
             StartError::Cpus { max, .. } => format!("give at most --cpus {max}"),
-            StartError::Call { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
-                "raise the limit of open files: ulimit -n 4096".into()
-            }
             StartError::Call { .. } => {
                 "'bantam check' tells whether this host has what is needed".into()
             }
             StartError::Host { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
                 "raise the limit of threads: ulimit -u, or pids.max of the cgroup".into()
             }
-            StartError::Host { .. } => "see the reason above".into(),
+            StartError::Host { what, source } => match source.raw_os_error() {
+                Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+                    "give yourself the right to it, or choose another place".into()
+                }
+                Some(libc::ENOENT | libc::ENOTDIR) if what.starts_with("write the console") => {
+                    "make its folder first: mkdir -p".into()
+                }
+                Some(libc::EISDIR) => "name a file in that folder".into(),
+                Some(libc::ENXIO) => "start its reader first".into(),
+                Some(libc::ENOSPC | libc::EDQUOT) => {
+                    "make room there, or raise the limit: sysctl fs.epoll.max_user_watches".into()
+                }
+                Some(_) if what.starts_with("write the console") => {
+                    "choose another file with --console file=PATH".into()
+                }
+                Some(_) => "check the limits of this user (ulimit -a) and of its cgroup".into(),
+                None => "this is a defect of bantam: report it with the line above".into(),
+            },
             StartError::Load { .. } => {
                 "do not change images while a machine starts from them".into()
+            }
+            StartError::Defect(_) => {
+                "this is a defect of bantam: report it with the line above".into()
             }
             StartError::Tables(_) => "give the machine more memory with --memory".into(),
         }

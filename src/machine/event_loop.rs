@@ -6,9 +6,11 @@
 //! | [`Console`](super::console::Console) | stdin, stdout when it was full, the UART's wake-up |
 //! | [`BlockIo`](super::block_io::BlockIo) | the ioeventfd of a disk's queue, its engine's event fd, its rate limit's timer |
 
+use std::io;
+
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
-use super::error::StartError;
+use super::error::{StartError, host};
 
 /// Any subscriber.
 pub type Subscriber = Box<dyn MutEventSubscriber>;
@@ -24,10 +26,7 @@ impl EventLoop {
     pub fn new() -> Result<Self, StartError> {
         EventManager::new()
             .map(EventLoop)
-            .map_err(|error| StartError::Host {
-                what: "make an event loop".into(),
-                source: std::io::Error::other(error.to_string()),
-            })
+            .map_err(|error| host("make an event loop")(reason(error)))
     }
 
     /// Adds a subscriber, which registers its file descriptors.
@@ -42,10 +41,15 @@ impl EventLoop {
     pub fn run_once(&mut self) -> Result<(), StartError> {
         match self.0.run() {
             Ok(_) => Ok(()),
-            Err(error) => Err(StartError::Host {
-                what: "wait for events".into(),
-                source: std::io::Error::other(error.to_string()),
-            }),
+            Err(error) => Err(host("wait for events")(reason(error))),
         }
+    }
+}
+
+/// The host's reason, where there is one.
+fn reason(error: event_manager::Error) -> io::Error {
+    match error {
+        event_manager::Error::Epoll(errno) => errno.into(),
+        error => io::Error::other(error.to_string()),
     }
 }

@@ -11,6 +11,8 @@ use crate::error::{Help, io_reason};
 
 /// The device.
 pub const KVM_DEVICE: &str = "/dev/kvm";
+/// There where KVM's vendor module is PVM.
+const PVM_MODULE: &str = "/sys/module/kvm_pvm";
 /// The API has been frozen at this number since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
@@ -66,6 +68,11 @@ impl Backend {
     }
 }
 
+/// Whether the guest's kernel would run in ring 3, under PVM. Costs one look where it would not.
+pub fn is_pvm() -> bool {
+    Path::new(PVM_MODULE).exists() && backend() == Backend::Pvm
+}
+
 /// Finds out who virtualizes on this host.
 pub fn backend() -> Backend {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -81,7 +88,7 @@ pub fn backend() -> Backend {
         Backend::Vmx
     } else if has("svm") {
         Backend::Svm
-    } else if Path::new("/sys/module/kvm_pvm").exists() {
+    } else if Path::new(PVM_MODULE).exists() {
         Backend::Pvm
     } else {
         Backend::Unknown
@@ -107,7 +114,7 @@ pub enum KvmError {
     Busy,
     /// Another reason of open(2).
     #[error("/dev/kvm: {}", io_reason(.0))]
-    Open(io::Error),
+    Open(#[source] io::Error),
     /// Not the API that everybody has.
     #[error("/dev/kvm speaks API version {0}, not {API_VERSION}")]
     Version(i32),

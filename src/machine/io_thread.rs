@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -12,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::block_io::BlockIo;
 use super::error::{StartError, host};
 use super::event_loop::EventLoop;
+use crate::limits;
 
 /// The thread; it ends when this is dropped.
 pub struct IoThread {
@@ -53,15 +55,26 @@ impl IoThread {
             stopped: AtomicBool::new(false),
         });
         let theirs = stop.clone();
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let body = move || {
-            if let Err(error) = run(&theirs, queue) {
+            let mut events = match EventLoop::new() {
+                Ok(events) => events,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            events.add(Box::new(StopEvent(theirs.clone())));
+            events.add(Box::new(queue));
+            let _ = ready.send(Ok(()));
+            if let Err(error) = run(&theirs, events) {
                 log::error!("an I/O thread has ended: {error}");
             }
         };
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(body)
-            .map_err(host("start an I/O thread"))?;
+        let thread = limits::spawn(name, body).map_err(host("start an I/O thread"))?;
+        // A disk that nobody serves would be found out by the guest alone.
+        let gone = |_| StartError::Defect("an I/O thread has panicked".into());
+        is_ready.recv().map_err(gone)??;
         Ok(IoThread {
             stop,
             thread: Some(thread),
@@ -69,10 +82,7 @@ impl IoThread {
     }
 }
 
-fn run(stop: &Arc<Stop>, queue: BlockIo) -> Result<(), StartError> {
-    let mut events = EventLoop::new()?;
-    events.add(Box::new(StopEvent(stop.clone())));
-    events.add(Box::new(queue));
+fn run(stop: &Arc<Stop>, mut events: EventLoop) -> Result<(), StartError> {
     while !stop.stopped.load(Ordering::Acquire) {
         events.run_once()?;
     }

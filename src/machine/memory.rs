@@ -12,6 +12,7 @@ use vm_memory::{
 use super::error::StartError;
 use crate::arch::x86_64::e820;
 use crate::config::MemoryBacking;
+use crate::error::io_reason;
 
 /// A huge page. KVM uses one only where guest physical and host virtual addresses agree below
 /// this, so regions are aligned to it.
@@ -35,7 +36,7 @@ pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartE
     for (start, len) in e820::ram_regions(bytes) {
         let len =
             usize::try_from(len).map_err(|_| refused("more than a process can map".into()))?;
-        regions.push(region(start, len, backing).map_err(|error| refused(error.to_string()))?);
+        regions.push(region(start, len, backing).map_err(|error| refused(io_reason(&error)))?);
     }
     let memory =
         GuestMemoryMmap::from_regions(regions).map_err(|error| refused(error.to_string()))?;

@@ -8,6 +8,7 @@
 //!
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
+//! - [`rehearsal`]: whether it would start (`--dry-run`);
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a reset starts it again;
 //! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
@@ -33,6 +34,7 @@ pub mod io_thread;
 pub mod memory;
 pub mod output;
 pub mod plan;
+pub mod rehearsal;
 pub mod report;
 pub mod reset;
 pub mod run;

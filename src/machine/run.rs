@@ -20,6 +20,7 @@ use super::io_thread::IoThread;
 use super::plan::PlannedDisk;
 use super::session::Session;
 use super::vcpu;
+use crate::limits;
 
 /// How long the last output may take to reach its reader once the machine has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -126,11 +127,11 @@ pub(super) fn finish(remains: Remains, held: Vec<PlannedDisk>) -> bool {
         drop((disks, held));
         let _ = ended.send(());
     };
-    let thread = std::thread::Builder::new()
-        .name("finish".into())
-        .spawn(work);
-    // Without a thread nothing is waited for: what a flush has promised is in the files.
-    let done = thread.is_ok() && wait.recv_timeout(LAST_IO).is_ok();
+    let Ok(_thread) = limits::spawn("finish".into(), work) else {
+        // The disks were closed where the thread was refused, and that has waited for them.
+        return true;
+    };
+    let done = wait.recv_timeout(LAST_IO).is_ok();
     if !done {
         log::error!("a disk does not answer: what the guest has not flushed may be lost");
     }

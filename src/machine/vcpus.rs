@@ -27,6 +27,7 @@ use super::vcpu::{Counters, Shared, Vcpu};
 use crate::arch::x86_64::topology::Topology;
 use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
+use crate::limits;
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -116,7 +117,7 @@ impl VcpuMaker {
                 first.run(shared);
             }
         };
-        let thread = thread(0).spawn(body).map_err(host("start a thread"))?;
+        let thread = limits::spawn(name(0), body).map_err(host("start a thread"))?;
         Ok(VcpuMaker {
             vm,
             making: Making {
@@ -160,7 +161,7 @@ impl Vcpus {
         let mut threads = Vec::new();
         for vcpu in self.others.vcpus {
             let shared = shared.clone();
-            match thread(vcpu.index).spawn(move || vcpu.run(shared)) {
+            match limits::spawn(name(vcpu.index), move || vcpu.run(shared)) {
                 Ok(thread) => threads.push(thread),
                 // The first one's thread ends as nothing comes to run.
                 Err(error) => return (threads, Err(host("start a vCPU thread")(error))),
@@ -172,8 +173,8 @@ impl Vcpus {
     }
 }
 
-fn thread(index: u32) -> std::thread::Builder {
-    std::thread::Builder::new().name(format!("vcpu{index}"))
+fn name(index: u32) -> String {
+    format!("vcpu{index}")
 }
 
 /// The first vCPU and the others; `None` when there is no VM for them.
@@ -209,7 +210,7 @@ fn make(
         // First of all: KVM checks registers and MSRs against it.
         let entries = cpuid::for_vcpu(&template, topology, index);
         let entries = CpuId::from_entries(&entries)
-            .map_err(|error| StartError::Tables(format!("CPUID: {error:?}")))?;
+            .map_err(|error| StartError::Defect(format!("cannot set a vCPU's CPUID: {error:?}")))?;
         fd.set_cpuid2(&entries).map_err(call("KVM_SET_CPUID2"))?;
         set_state(&fd, index, start)?;
         vcpus.push(Made {
@@ -237,7 +238,7 @@ fn set_state(fd: &VcpuFd, index: u32, start: Start) -> Result<(), StartError> {
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
         entry(MSR_MISC_ENABLE, FAST_STRINGS),
     ])
-    .map_err(|error| StartError::Tables(format!("MSRs: {error:?}")))?;
+    .map_err(|error| StartError::Defect(format!("cannot set a vCPU's MSRs: {error:?}")))?;
     // Both are conveniences that not every backend knows; a guest runs without them.
     let set = fd.set_msrs(&msrs).map_err(call("KVM_SET_MSRS"))?;
     if set < msrs.as_slice().len() {

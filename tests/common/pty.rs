@@ -34,16 +34,29 @@ fn termios(file: &File) -> Vec<u8> {
     .into_bytes()
 }
 
+fn run(args: &[&str]) -> Command {
+    let mut command = Command::new(bantam());
+    command.arg("run").args(args);
+    command
+}
+
 impl Session {
     /// `bantam run` with these words.
     pub fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(bantam());
-        command.arg("run").args(args);
-        Self::of(command)
+        Session::of(run(args))
+    }
+
+    /// The same with a limit of setrlimit(2).
+    pub fn limited(args: &[&str], limit: (libc::__rlimit_resource_t, u64)) -> Self {
+        Session::begin(run(args), Some(limit))
     }
 
     /// Any command on a terminal of its own.
-    pub fn of(mut command: Command) -> Self {
+    pub fn of(command: Command) -> Self {
+        Session::begin(command, None)
+    }
+
+    fn begin(mut command: Command, limit: Option<(libc::__rlimit_resource_t, u64)>) -> Self {
         let (mut master, mut slave) = (0, 0);
         // SAFETY: openpty fills both descriptors; the rest may be null.
         let opened = unsafe {
@@ -56,6 +69,10 @@ impl Session {
             )
         };
         assert_eq!(opened, 0);
+        for fd in [master, slave] {
+            // SAFETY: takes a descriptor alone. What the child gets of them, it gets as its stdio.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
         // SAFETY: both are new and ours.
         let (master, slave) = unsafe {
             (
@@ -66,11 +83,14 @@ impl Session {
         let before = termios(&slave);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
-        // SAFETY: both calls are async-signal-safe and make the terminal the child's own.
+        // SAFETY: all calls are async-signal-safe; two make the terminal the child's own.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::setsid();
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
+                if let Some((resource, value)) = limit {
+                    super::set_limit(resource, value)?;
+                }
                 Ok(())
             });
         }
@@ -133,6 +153,26 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What the screen has shown, with what has just come.
+    pub fn catch_up(&mut self) -> &str {
+        let mut bytes = [0; 4096];
+        let mut poll = libc::pollfd {
+            fd: self.master.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, valid for the call.
+        while unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
+            match self.master.read(&mut bytes) {
+                Ok(count @ 1..) => self
+                    .seen
+                    .push_str(&String::from_utf8_lossy(&bytes[..count])),
+                _ => break,
+            }
+        }
+        &self.seen
     }
 
     pub fn is_raw(&self) -> bool {

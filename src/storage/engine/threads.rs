@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
+use crate::limits;
 use crate::storage::{Image, Job};
 
 /// See the [module](self).
@@ -104,9 +105,7 @@ impl Threads {
     /// One more thread; false when there is none to be had.
     fn hire(&mut self) -> bool {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("disk-io".into())
-            .spawn(move || shared.work());
+        let thread = limits::spawn("disk-io".into(), move || shared.work());
         match thread {
             Ok(thread) => {
                 self.threads.push(thread);

@@ -1,0 +1,83 @@
+//! What this process may have: the address space that `ulimit -v` leaves it, and threads within it.
+//!
+//! The standard library panics where a new thread finds no memory for its signal stack, a few pages
+//! that are mapped after the thread has begun. So where address space is limited, there must be room
+//! for all of a thread before it is started, and the next thing is begun when it has its stack.
+//! Without a limit, a thread is started as everywhere.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
+
+/// A thread's stack, and what its signal stack and the heap need beside it.
+const THREAD_BYTES: usize = (2 << 20) + (1 << 20);
+
+/// The limit of `ulimit -v` in bytes, where there is one.
+pub fn address_space() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: fills the struct, which lives for the call.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Starts a thread of this name.
+///
+/// # Errors
+/// When the host allows no more of them, or there is no room for it.
+pub fn spawn<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let builder = Builder::new().name(name);
+    if address_space().is_none() {
+        return builder.spawn(body);
+    }
+    room_for_a_thread()?;
+    let (begun, has_begun) = mpsc::sync_channel(1);
+    let thread = builder.spawn(move || {
+        let _ = begun.send(());
+        body()
+    })?;
+    let _ = has_begun.recv();
+    Ok(thread)
+}
+
+/// Whether a thread could have its memory now.
+///
+/// # Errors
+/// ENOMEM.
+pub fn room_for_a_thread() -> io::Result<()> {
+    if address_space().is_none() {
+        return Ok(());
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping that nobody else knows of, and that is gone again at once.
+    unsafe {
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            THREAD_BYTES,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        );
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        libc::munmap(at, THREAD_BYTES);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn threads_are_started() {
+        let thread = super::spawn("x".into(), || 7).unwrap();
+        assert_eq!(thread.join().unwrap(), 7);
+        assert!(super::room_for_a_thread().is_ok());
+    }
+}

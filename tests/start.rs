@@ -1,0 +1,351 @@
+//! What a start finds before the guest runs: limits of the host, rights, a console that cannot be
+//! written, a KVM that the kernel does not boot on. `--dry-run` finds the same.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use common::pty::Session;
+use common::{Outcome, TempFile, bantam, guest, run, run_with, set_limit};
+use libtest_mimic::Arguments;
+
+const START: i32 = 3;
+
+fn main() {
+    let args = Arguments::from_args();
+    let missing = common::kvm().err();
+    let tests: [(&str, fn()); 6] = [
+        ("too_few_open_files_are_one_clear_error", open_files),
+        ("too_little_address_space_is_one_clear_error", address_space),
+        ("the_terminal_comes_back_whatever_was_missing", terminal),
+        ("dry_run_finds_what_a_start_would", dry_run),
+        ("dry_run_leaves_no_trace", no_trace),
+        ("stock_kernels_on_pvm_are_refused_before_they_start", pvm),
+    ];
+    let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
+    libtest_mimic::run(&args, trials.into()).exit();
+}
+
+fn kernel() -> &'static str {
+    guest::elf().to_str().unwrap()
+}
+
+/// `bantam` with a limit of setrlimit(2).
+fn limited(args: &[&str], resource: libc::__rlimit_resource_t, value: u64) -> Outcome {
+    let mut command = Command::new(bantam());
+    command.args(args);
+    // SAFETY: setrlimit is async-signal-safe.
+    unsafe { command.pre_exec(move || set_limit(resource, value)) };
+    run_with(command, b"", Duration::from_secs(60))
+}
+
+/// The guest has run, or two lines say what is missing and which limit to raise. True if it ran.
+#[track_caller]
+fn ran_or_said(outcome: &Outcome, limit: &str) -> bool {
+    if outcome.status.code() == Some(0) {
+        assert!(!outcome.stderr.contains("error"), "{outcome:?}");
+        return true;
+    }
+    assert_eq!(outcome.status.code(), Some(START), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+    let lines = outcome
+        .stderr
+        .lines()
+        .filter(|line| !line.starts_with("console: "));
+    let [error, help] = lines.collect::<Vec<_>>()[..] else {
+        panic!("not two lines: {outcome:?}");
+    };
+    assert!(
+        error.starts_with("error: ") && !error.contains("os error"),
+        "{outcome:?}"
+    );
+    assert!(
+        help.starts_with("help: ") && help.contains(limit),
+        "{outcome:?}"
+    );
+    false
+}
+
+/// Three disks with everything that may need a descriptor or a thread, and their files.
+fn rich() -> (Vec<TempFile>, Vec<String>) {
+    let images: Vec<_> = (0..3)
+        .map(|_| TempFile::new("disk.img", &[0; 1 << 20]))
+        .collect();
+    let options = ["", ",iothread,queues=2", ",io=threads"];
+    let mut args: Vec<String> = ["--cpus", "4"].map(str::to_owned).into();
+    for (image, options) in images.iter().zip(options) {
+        args.extend(["--disk".to_owned(), format!("{}{options}", image.str())]);
+    }
+    (images, args)
+}
+
+fn open_files() {
+    let (_images, rich) = rich();
+    let rich: Vec<&str> = rich.iter().map(String::as_str).collect();
+    let log = TempFile::new("log", b"");
+    let to_file = format!("file={}", log.str());
+    for more in [
+        &[][..],
+        &rich,
+        &["--console", "pty"],
+        &["--console", &to_file],
+    ] {
+        let mut ran = Vec::new();
+        for files in 4..=60 {
+            let args = [&["run", kernel(), "--time-limit", "30s"], more].concat();
+            let outcome = limited(&args, libc::RLIMIT_NOFILE, files);
+            ran.push(ran_or_said(&outcome, "ulimit -n"));
+            let rehearsed = limited(
+                &[&args[..], &["--dry-run"]].concat(),
+                libc::RLIMIT_NOFILE,
+                files,
+            );
+            assert!(
+                matches!(rehearsed.status.code(), Some(0 | START)),
+                "{rehearsed:?}"
+            );
+        }
+        // Few are not enough, many are, and in between nothing goes back and forth.
+        assert!(!ran[0] && ran[56], "{more:?}: {ran:?}");
+        assert!(ran.is_sorted(), "{more:?}: {ran:?}");
+    }
+}
+
+fn address_space() {
+    let (_images, rich) = rich();
+    let rich: Vec<&str> = rich.iter().map(String::as_str).collect();
+    for more in [
+        &["--memory", "4M"][..],
+        &[&rich[..], &["--memory", "4M"]].concat(),
+    ] {
+        let (mut said, mut ran) = (0, 0);
+        for mib in (4..40).chain([48, 64, 100, 200, 1000]) {
+            for kib in [0, 300, 700] {
+                let bytes = (mib * 1024 + kib) * 1024;
+                // Where the program itself cannot be loaded, nobody can say anything.
+                let loads = limited(&["--version"], libc::RLIMIT_AS, bytes);
+                if loads.status.code() != Some(0) {
+                    continue;
+                }
+                let args = [&["run", kernel(), "--time-limit", "30s"], more].concat();
+                match ran_or_said(&limited(&args, libc::RLIMIT_AS, bytes), "ulimit -v") {
+                    true => ran += 1,
+                    false => said += 1,
+                }
+            }
+        }
+        assert!(said > 0 && ran > 0, "{said} {ran}");
+    }
+    let args = ["run", kernel(), "--memory", "2G", "--time-limit", "30s"];
+    let outcome = limited(&args, libc::RLIMIT_AS, 1 << 30);
+    ran_or_said(&outcome, "--memory");
+    assert!(
+        outcome.stderr.contains("2048 MiB of guest memory"),
+        "{outcome:?}"
+    );
+}
+
+fn terminal() {
+    let args = [kernel(), "--memory", "4M", "--time-limit", "30s"];
+    let limits = (4..=30).map(|files| (libc::RLIMIT_NOFILE, files));
+    let spaces = (8..24).map(|mib| (libc::RLIMIT_AS, mib << 20));
+    for limit in limits.chain(spaces) {
+        if limited(&["--version"], limit.0, limit.1).status.code() != Some(0) {
+            continue;
+        }
+        let mut session = Session::limited(&args, limit);
+        // Checks the settings.
+        let status = session.finish();
+        assert!(
+            matches!(status.code(), Some(0 | START)),
+            "{limit:?}: {}",
+            session.catch_up()
+        );
+        let seen = session.catch_up();
+        assert!(!seen.contains("panicked"), "{seen}");
+        assert!(
+            seen.contains(if status.success() { "hello" } else { "help: " }),
+            "{seen}"
+        );
+    }
+}
+
+/// Refused by a start and by its rehearsal alike, with the same words; the machine is shown if its
+/// files are good.
+#[track_caller]
+fn both_refuse(args: &[&str], words: &[&str]) {
+    let started = run(&[&["run"], args, &["--time-limit", "30s"]].concat());
+    let rehearsed = run(&[&["run"], args, &["--time-limit", "30s", "--dry-run"]].concat());
+    for outcome in [&started, &rehearsed] {
+        assert_eq!(outcome.code(), START, "{outcome:?}");
+        for word in words {
+            assert!(outcome.stderr.contains(word), "no '{word}' in {outcome:?}");
+        }
+    }
+    assert_eq!(started.stderr, rehearsed.stderr);
+    assert_eq!(started.stdout, "");
+}
+
+fn dry_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = format!("file={}/none/log", folder.path().display());
+    both_refuse(
+        &[kernel(), "--console", &missing],
+        &["/none/log", "No such file", "mkdir -p"],
+    );
+    let is_folder = format!("file={}", folder.path().display());
+    both_refuse(
+        &[kernel(), "--console", &is_folder],
+        &["directory", "name a file"],
+    );
+    both_refuse(
+        &[kernel(), "--console", "file=/dev/null/x"],
+        &["/dev/null/x"],
+    );
+    let disk = TempFile::new("disk.img", &[0; 4096]);
+    let access = bantam::storage::Access::default();
+    let locked = bantam::storage::open::open(disk.path(), access).unwrap();
+    both_refuse(&[kernel(), "--disk", disk.str()], &["in use by process"]);
+    drop(locked);
+    both_refuse(
+        &[kernel(), "--memory-backing", "hugetlbfs", "--memory", "64G"],
+        &["nr_hugepages"],
+    );
+    let small = |args: &[&str]| {
+        let args = [&["run", kernel(), "--memory", "2G"], args].concat();
+        limited(&args, libc::RLIMIT_AS, 1 << 30)
+    };
+    let (started, rehearsed) = (small(&[]), small(&["--dry-run"]));
+    assert_eq!(rehearsed.code(), START);
+    assert_eq!(started.stderr, rehearsed.stderr);
+    assert!(
+        rehearsed.stdout.contains("memory    2048 MiB"),
+        "{rehearsed:?}"
+    );
+    as_nobody();
+}
+
+/// A user without rights: /dev/kvm, and a folder of somebody else's.
+fn as_nobody() {
+    // SAFETY: a plain query.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let folder = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let (binary, kernel) = (folder.path().join("bantam"), folder.path().join("kernel"));
+    fs::copy(bantam(), &binary).unwrap();
+    fs::copy(guest::elf(), &kernel).unwrap();
+    let nobody = |more: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args([&binary, Path::new("run"), &kernel])
+            .args(more);
+        run_with(command, b"", Duration::from_secs(60))
+    };
+    if !fs::metadata("/dev/kvm").is_ok_and(|meta| meta.permissions().mode() & 0o006 == 0o006) {
+        let (started, rehearsed) = (nobody(&[]), nobody(&["--dry-run"]));
+        assert_eq!((started.code(), rehearsed.code()), (START, START));
+        assert_eq!(started.stderr, rehearsed.stderr);
+        assert!(
+            started
+                .stderr
+                .contains("/dev/kvm: permission denied for user nobody")
+        );
+        assert!(rehearsed.stdout.contains("memory map"), "{rehearsed:?}");
+    }
+}
+
+fn no_trace() {
+    let log = TempFile::new("log", b"kept");
+    let disk = TempFile::new("disk.img", &[7; 4096]);
+    let to_file = format!("file={}", log.str());
+    let modified = || fs::metadata(disk.path()).unwrap().modified().unwrap();
+    let before = modified();
+    let new = log.path().with_file_name("new");
+    for console in [
+        to_file.as_str(),
+        "pty",
+        "stdio",
+        &format!("file={}", new.display()),
+    ] {
+        let outcome = run(&[
+            "run",
+            kernel(),
+            "--dry-run",
+            "--console",
+            console,
+            "--disk",
+            disk.str(),
+        ]);
+        assert_eq!(
+            (outcome.code(), outcome.stderr.as_str()),
+            (0, ""),
+            "{outcome:?}"
+        );
+        // Neither the guest nor its console has begun.
+        assert!(!outcome.stdout.contains("hello"), "{outcome:?}");
+    }
+    assert_eq!(fs::read(log.path()).unwrap(), b"kept");
+    assert_eq!(fs::read(disk.path()).unwrap(), [7; 4096]);
+    assert_eq!(modified(), before);
+    assert!(!new.exists());
+}
+
+/// The guest with the words that Linux has in it: whether it can boot is told by them alone.
+fn pvm() {
+    let banner = b"Linux version 6.1.0-test (x@y) (gcc) #1 SMP\n".to_vec();
+    // What PVM's guests ask their host with.
+    let aware = b"\x0f\x01\x3c\x25\x50\x56\x4d\xff\x0f\xa2";
+    let image = |more: &[u8]| {
+        let mut bytes = fs::read(guest::elf()).unwrap();
+        bytes.extend(more);
+        TempFile::new("vmlinux", &bytes)
+    };
+    let stock = image(&banner);
+    let built_for_it = image(&[&banner[..], aware].concat());
+    let host = run(&["check", "--json"]);
+    if host.stdout.contains("\"backend\": \"pvm\"") {
+        both_refuse(
+            &[stock.str(), "--append", "a b"],
+            &[
+                "PVM",
+                "CONFIG_PVM_GUEST",
+                "resources/lab/lab --time-limit 600 -- ",
+                "--append 'a b'",
+            ],
+        );
+        assert!(run(&["check"]).stdout.contains("resources/lab/lab"));
+    } else {
+        let outcome = run(&["run", stock.str(), "--time-limit", "30s"]);
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+    }
+    for good in [built_for_it.str(), kernel()] {
+        let outcome = run(&["run", good, "--time-limit", "30s"]);
+        assert_eq!(outcome.code(), 0, "{outcome:?}");
+        assert!(outcome.stdout.contains("hello"), "{outcome:?}");
+    }
+    for words in ["runs ", "runs not", "next "] {
+        assert!(
+            run(&["check"]).stdout.contains(&format!("\n{words}")),
+            "{words}"
+        );
+    }
+}
