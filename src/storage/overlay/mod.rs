@@ -59,6 +59,11 @@ impl Help for OverlayError {
                  folder on a file system with longer files (xfs, tmpfs)"
                     .into()
             }
+            OverlayError::Make { source, .. }
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
+            {
+                "allow more open files: 'ulimit -n 256'".into()
+            }
             OverlayError::Make { .. } => {
                 "set TMPDIR to a folder in which you may write, with room for what is written".into()
             }
