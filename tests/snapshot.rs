@@ -506,5 +506,17 @@ fn refused() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -f 300; exec \"$@\"", "sh", bantam()]);
     refused(command, &["File too large", "raise 'ulimit -f'"]);
+    // One number of files is just too small for the overlay's; which, is the program's affair.
+    let told = (4..32).any(|files| {
+        let mut command = Command::new("sh");
+        let limit = format!("ulimit -n {files}; exec \"$@\"");
+        command.args(["-c", &limit, "sh", bantam(), "run", kernel, "--dry-run"]);
+        command.args(["--disk", &disk]);
+        let outcome = run_with(command, b"", Duration::from_secs(60));
+        outcome.stderr.contains("error: no file in")
+            && outcome.stderr.contains("Too many open files")
+            && outcome.stderr.contains("'ulimit -n 256'")
+    });
+    assert!(told);
     images.unchanged();
 }

@@ -59,6 +59,11 @@ impl Help for OverlayError {
                  folder on a file system with longer files (xfs, tmpfs)"
                     .into()
             }
+            OverlayError::Make { source, .. }
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
+            {
+                "allow more open files: 'ulimit -n 256'".into()
+            }
             OverlayError::Make { .. } => {
                 "set TMPDIR to a folder in which you may write, with room for what is written".into()
             }
@@ -183,8 +188,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Calls `put` with a claim on what the bytes from `offset` to before `end` are in, when the
-    /// rest of that is in the top; or with none, where all of it has been there before.
+    /// Has `put` change the bytes from `offset` to before `end` in the top. Where their grains are not
+    /// all there yet, the rest of the first and the last one is copied from the base before.
     fn change(
         &self,
         offset: u64,
@@ -255,7 +260,7 @@ impl Overlay {
     }
 }
 
-/// Durable is what is thrown away at the end never meant to be.
+/// A write to the top: what is thrown away at the end need not be durable.
 fn write(offset: u64) -> Work {
     Work::Write {
         offset,
@@ -327,8 +332,8 @@ impl Image for Top {
                 // The image that the user knows of is not what is full.
                 kind @ (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                     let text = format!(
-                        "disk {}: no room in {} for what its guest writes (a snapshot; TMPDIR \
-                         names another folder)",
+                        "disk {}: no room in {} for what its guest writes; set TMPDIR to a folder \
+                         with more, the next time",
                         self.path.display(),
                         self.folder.display()
                     );
