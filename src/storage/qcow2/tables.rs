@@ -10,7 +10,7 @@ use super::header::{Fault, Layout, fault};
 use crate::error::io_reason;
 use crate::storage::aligned::Buffer;
 
-/// Clusters of a file: 256 MiB of memory, for files of 16 TiB with clusters of 64 KiB.
+/// Clusters of a file: 512 MiB of memory, for files of 16 TiB with clusters of 64 KiB.
 pub const MAX_CLUSTERS: u64 = 1 << 28;
 /// Read at a time, where a table has no other measure.
 const CHUNK: u64 = 64 << 10;
@@ -117,12 +117,9 @@ impl<'a> Tables<'a> {
                 self.counts.len()
             )));
         }
-        match self.counts.name(cluster, usage, times) {
-            true => Ok(()),
-            false => Err(damaged(format!(
-                "{what} is where something else is (cluster {cluster:#x})"
-            ))),
-        }
+        self.counts
+            .name(cluster, usage, times)
+            .map_err(|why| damaged(format!("{what} {why} (cluster {cluster:#x})")))
     }
 
     /// Whether there are only zeros at `at`, as far as that can be told without reading.

@@ -16,8 +16,8 @@
 //!
 //! What this takes: an L2 table is read once, however many snapshots name it, a refcount block twice,
 //! and what is a hole of the file not at all. So the time is in proportion to the bytes of tables that
-//! the file really has. A byte of memory is used for each cluster of the file that anything is known
-//! of; there may be 2^28 ([`MAX_CLUSTERS`](super::tables::MAX_CLUSTERS)). Nothing calls itself.
+//! the file really has. Two bytes of memory are used for each cluster of the file that anything is
+//! known of; there may be 2^28 ([`MAX_CLUSTERS`](super::tables::MAX_CLUSTERS)). Nothing calls itself.
 
 use std::fs::File;
 use std::io;
