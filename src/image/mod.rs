@@ -77,7 +77,7 @@ impl Help for ImageError {
             }
             ImageError::Open(OpenError::Foreign { path, format, .. }) => {
                 let way = format.way_out(path);
-                format!("{way}; or say '-f raw', to use the bytes of the file as they are")
+                format!("{way}; or say '-f raw' to use its bytes as they are")
             }
             ImageError::Open(OpenError::Unnamed { .. }) => {
                 "say '-f qcow2'; or '-f raw', if it is a raw disk and a guest has written that to it"

@@ -202,7 +202,7 @@ impl Help for OpenError {
             }
             OpenError::Foreign { path, format, .. } => {
                 let way = format.way_out(path);
-                format!("{way}; or say format=raw, to use the bytes of the file as they are")
+                format!("{way}; or say --disk FILE,format=raw to use its bytes as they are")
             }
             OpenError::Unnamed { .. } => {
                 "say format=qcow2; or format=raw, if it is a raw disk and a guest has written that to it"

@@ -1,19 +1,19 @@
-//! What each cluster of a qcow2 file is used for, and how often it is named: a byte for each.
+//! What each cluster of a qcow2 file is used for, and how often it is named: two bytes for each.
 //!
 //! ```text
-//!   7 6 5 4   how often it is named; 15: so often that `more` knows
-//!         3   the image's own refcount of it is 1
-//!     2 1 0   its use
+//!   15 ... 4   how often it is named; 4095: so often that `more` knows
+//!          3   the image's own refcount of it is 1
+//!      2 1 0   its use
 //! ```
 //!
-//! The bytes of clusters that are never named are never touched, and memory that is not touched is
+//! The numbers of clusters that are never named are never touched, and memory that is not touched is
 //! not there: what is used is in proportion to the file's content.
 
 use std::collections::HashMap;
 
 /// What a cluster is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Use {
     /// Not named by anything.
     Free = 0,
@@ -31,15 +31,17 @@ pub enum Use {
     Compressed = 6,
 }
 
-const USE: u8 = 0x07;
-const EXCLUSIVE: u8 = 0x08;
+const USE: u16 = 0x07;
+const EXCLUSIVE: u16 = 0x08;
 const COUNT_SHIFT: u32 = 4;
 /// A count that does not fit.
-const MANY: u8 = 15;
+const MANY: u16 = 0xfff;
+/// Clusters whose count does not fit: more have only images that were made for it.
+const MAX_MORE: usize = 1 << 20;
 
 /// See the [module](self).
 pub struct Counts {
-    bytes: Vec<u8>,
+    words: Vec<u16>,
     more: HashMap<u64, u64>,
 }
 
@@ -47,14 +49,14 @@ impl Counts {
     /// For `clusters` clusters, of which none is used.
     pub fn new(clusters: usize) -> Self {
         Counts {
-            bytes: vec![0; clusters],
+            words: vec![0; clusters],
             more: HashMap::new(),
         }
     }
 
     /// How many clusters there are.
     pub fn len(&self) -> u64 {
-        self.bytes.len() as u64
+        self.words.len() as u64
     }
 
     /// The first cluster from `from` on of which anything is known.
@@ -62,26 +64,26 @@ impl Counts {
         // Long stretches of which nothing is known are passed quickly.
         const STRETCH: usize = 4096;
         let start = usize::try_from(from).ok()?;
-        let rest = self.bytes.get(start..)?;
+        let rest = self.words.get(start..)?;
         let zeros = rest
             .chunks(STRETCH)
-            .take_while(|part| part.iter().all(|byte| *byte == 0))
+            .take_while(|part| part.iter().all(|word| *word == 0))
             .count()
             .saturating_mul(STRETCH);
-        let after = rest.get(zeros..)?.iter().position(|byte| *byte != 0)?;
+        let after = rest.get(zeros..)?.iter().position(|word| *word != 0)?;
         Some(from.saturating_add((zeros + after) as u64))
     }
 
-    fn byte(&self, cluster: u64) -> u8 {
-        let byte = usize::try_from(cluster)
+    fn word(&self, cluster: u64) -> u16 {
+        let word = usize::try_from(cluster)
             .ok()
-            .and_then(|at| self.bytes.get(at));
-        byte.copied().unwrap_or(0)
+            .and_then(|at| self.words.get(at));
+        word.copied().unwrap_or(0)
     }
 
     /// What the cluster is used for.
     pub fn usage(&self, cluster: u64) -> Use {
-        match self.byte(cluster) & USE {
+        match self.word(cluster) & USE {
             1 => Use::Fixed,
             2 => Use::SnapshotL2,
             3 => Use::ActiveL2,
@@ -94,7 +96,7 @@ impl Counts {
 
     /// How often it is named.
     pub fn count(&self, cluster: u64) -> u64 {
-        match self.byte(cluster) >> COUNT_SHIFT {
+        match self.word(cluster) >> COUNT_SHIFT {
             MANY => self.more.get(&cluster).copied().unwrap_or(0),
             few => u64::from(few),
         }
@@ -102,21 +104,22 @@ impl Counts {
 
     /// Whether the image's own refcount of it is 1.
     pub fn is_exclusive(&self, cluster: u64) -> bool {
-        self.byte(cluster) & EXCLUSIVE != 0
+        self.word(cluster) & EXCLUSIVE != 0
     }
 
     /// Notes that the image's own refcount of it is 1.
     pub fn set_exclusive(&mut self, cluster: u64) {
         let at = usize::try_from(cluster).ok();
-        if let Some(byte) = at.and_then(|at| self.bytes.get_mut(at)) {
-            *byte |= EXCLUSIVE;
+        if let Some(word) = at.and_then(|at| self.words.get_mut(at)) {
+            *word |= EXCLUSIVE;
         }
     }
 
-    /// Names a cluster `times` times for `usage`; false if that does not go with what it is used for
-    /// already, or there is no such cluster.
-    #[must_use]
-    pub fn name(&mut self, cluster: u64, usage: Use, times: u64) -> bool {
+    /// Names a cluster `times` times for `usage`.
+    ///
+    /// # Errors
+    /// Says why not, in words that go on from "the table": it is used for something else already.
+    pub fn name(&mut self, cluster: u64, usage: Use, times: u64) -> Result<(), &'static str> {
         let now = match (self.usage(cluster), usage) {
             (Use::Free, new) => new,
             (Use::ActiveL2, Use::SnapshotL2) => Use::ActiveL2,
@@ -126,22 +129,25 @@ impl Counts {
                 Use::ActiveData
             }
             (Use::Compressed, Use::Compressed) => Use::Compressed,
-            _ => return false,
+            _ => return Err("is where something else is"),
         };
         let count = self.count(cluster).saturating_add(times);
-        let few = match u8::try_from(count) {
+        let few = match u16::try_from(count) {
             Ok(few) if few < MANY => few,
             _ => {
+                if self.more.len() >= MAX_MORE && !self.more.contains_key(&cluster) {
+                    return Err("is one of too many that are used very often");
+                }
                 self.more.insert(cluster, count);
                 MANY
             }
         };
         let at = usize::try_from(cluster).ok();
-        let Some(byte) = at.and_then(|at| self.bytes.get_mut(at)) else {
-            return false;
+        let Some(word) = at.and_then(|at| self.words.get_mut(at)) else {
+            return Err("is outside of the file");
         };
-        *byte = (*byte & EXCLUSIVE) | few << COUNT_SHIFT | now as u8;
-        true
+        *word = (*word & EXCLUSIVE) | few << COUNT_SHIFT | now as u16;
+        Ok(())
     }
 }
 
@@ -154,7 +160,7 @@ mod tests {
         let mut counts = Counts::new(20_000);
         let known = [0, 1, 4095, 4096, 12_288, 19_999];
         for cluster in known {
-            assert!(counts.name(cluster, Use::Fixed, 1));
+            counts.name(cluster, Use::Fixed, 1).unwrap();
         }
         let (mut found, mut from) = (Vec::new(), 0);
         while let Some(cluster) = counts.next(from) {
@@ -187,10 +193,10 @@ mod tests {
         for first in all {
             for second in all {
                 let mut counts = Counts::new(1);
-                assert!(counts.name(0, first, 1));
+                counts.name(0, first, 1).unwrap();
                 let allowed = together.iter().find(|t| (t.0, t.1) == (first, second));
                 assert_eq!(
-                    counts.name(0, second, 2),
+                    counts.name(0, second, 2).is_ok(),
                     allowed.is_some(),
                     "{first:?} {second:?}"
                 );
@@ -200,13 +206,13 @@ mod tests {
         }
         let mut counts = Counts::new(2);
         counts.set_exclusive(1);
-        for n in 1..1000 {
-            assert!(counts.name(1, Compressed, 1));
+        for n in 1..10_000 {
+            counts.name(1, Compressed, 1).unwrap();
             assert_eq!(counts.count(1), n);
         }
-        assert!(counts.name(1, Compressed, u64::MAX));
+        counts.name(1, Compressed, u64::MAX).unwrap();
         assert_eq!(counts.count(1), u64::MAX);
         assert!(counts.is_exclusive(1) && !counts.is_exclusive(0));
-        assert!(!counts.name(2, Compressed, 1), "no such cluster");
+        assert!(counts.name(2, Compressed, 1).is_err(), "no such cluster");
     }
 }

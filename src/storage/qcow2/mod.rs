@@ -9,6 +9,7 @@
 mod counts;
 mod header;
 pub mod manage;
+mod tables;
 mod verify;
 
 use std::fs::File;
