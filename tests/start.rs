@@ -12,7 +12,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -250,7 +250,7 @@ fn as_nobody() {
         .tempdir()
         .unwrap();
     let (binary, kernel) = (folder.path().join("bantam"), folder.path().join("kernel"));
-    fs::copy(bantam(), &binary).unwrap();
+    common::copy_program(&binary);
     fs::copy(guest::elf(), &kernel).unwrap();
     let nobody = |more: &[&str]| {
         let mut command = Command::new("setpriv");
@@ -308,7 +308,8 @@ fn no_trace() {
     assert_eq!(modified(), before);
     assert!(!new.exists());
     // Nor is a lock left behind.
-    assert!(File::open(disk.path()).is_ok_and(|file| file.try_lock().is_ok()));
+    let access = bantam::storage::Access::default();
+    assert!(bantam::storage::open::open(disk.path(), access).is_ok());
 }
 
 /// The guest with the words that Linux has in it: whether it can boot is told by them alone.

@@ -38,6 +38,10 @@ const KEYS: [(&str, &str, &str); 16] = [
     ("time-limit", "a number or a string", r#""10m""#),
 ];
 /// Their names.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the compiler does it, and would say so"
+)]
 const NAMES: [&str; KEYS.len()] = {
     let mut names = [""; KEYS.len()];
     let mut at = 0;

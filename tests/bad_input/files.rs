@@ -82,7 +82,7 @@ fn run_as_nobody(args: &[&str]) -> Option<Outcome> {
         .tempdir()
         .unwrap();
     let binary = copy.path().join("bantam");
-    fs::copy(bantam(), &binary).unwrap();
+    common::copy_program(&binary);
     let kernel = copy.path().join("guest");
     fs::copy(guest::elf(), &kernel).unwrap();
     let mut command = Command::new("setpriv");
