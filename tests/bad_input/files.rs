@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{self, Outcome, TempFile, bantam, guest, run, run_with};
+use crate::common::{self, Outcome, TempFile, guest, run, run_with};
 use crate::{START, USAGE, kernel, refused};
 
 #[test]
