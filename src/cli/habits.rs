@@ -2,7 +2,7 @@
 //!
 //! A word is *taken* only where Bantam does what the other program would have done: it becomes an
 //! option of ours, or nothing where a machine is that way already. Every other word is an error
-//! that says what to type instead, or that there is no such thing here. [`words`](super::words)
+//! that says what to type instead, or that there is no such thing here. `words`
 //! finds the words among the arguments.
 
 use crate::config::values::split_commas;

@@ -1,6 +1,6 @@
 //! The command line: clap types, one file per subcommand.
 //!
-//! What users of QEMU and docker type from habit gets an answer: [`habits`] is the table, [`words`]
+//! What users of QEMU and docker type from habit gets an answer: [`habits`] is the table, `words`
 //! finds them among the arguments.
 
 mod args;

@@ -7,7 +7,7 @@
 //!
 //! | word | who has written it |
 //! |---|---|
-//! | [`UNTOUCHED`] | Bantam, before the guest started: a triple fault now is a crash |
+//! | `UNTOUCHED` | Bantam, before the guest started: a triple fault now is a crash |
 //! | 0 | a cold reset, Linux's default |
 //! | 0x1234 | a warm one: a panic, where the command line says `reboot=panic_warm`, as the default does |
 //!
@@ -27,7 +27,7 @@ const UNTOUCHED: u16 = 0xb047;
 /// "Skip the memory test": a warm reset.
 const WARM: u16 = 0x1234;
 
-/// Puts [`UNTOUCHED`] into its place.
+/// Puts `UNTOUCHED` into its place.
 ///
 /// # Errors
 /// When there is no RAM.
