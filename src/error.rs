@@ -49,9 +49,14 @@ impl Failure {
         Failure {
             status,
             error: error.to_string(),
-            help: exhausted(error).unwrap_or_else(|| error.help()),
+            help: help_for(error),
         }
     }
+}
+
+/// What to do about `error`: about the limit of the host that is behind it, where there is one.
+pub fn help_for(error: &(impl Help + 'static)) -> String {
+    exhausted(error).unwrap_or_else(|| error.help())
 }
 
 /// What to do about a limit of the host that is behind `error`.

@@ -20,7 +20,12 @@ use libtest_mimic::Arguments;
 fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("xorriso");
-    let missing = (!there).then_some("xorriso is not installed");
+    // The dry runs make a machine.
+    let kvm = common::kvm().err();
+    let missing = match there {
+        true => kvm.as_deref(),
+        false => Some("xorriso is not installed"),
+    };
     let tests: [(&str, fn()); 5] = [
         ("kernels_are_found_where_distributions_keep_them", layouts),
         (

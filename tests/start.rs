@@ -28,7 +28,9 @@ const START: i32 = 3;
 fn main() {
     let args = Arguments::from_args();
     let missing = common::kvm().err();
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 8] = [
+        ("no_reboot_means_what_qemu_means", no_reboot),
+        ("check_says_which_limit_is_too_low", check),
         ("too_few_open_files_are_one_clear_error", open_files),
         ("too_little_address_space_is_one_clear_error", address_space),
         ("the_terminal_comes_back_whatever_was_missing", terminal),
@@ -123,6 +125,43 @@ fn open_files() {
         assert!(!ran[0] && ran[56], "{more:?}: {ran:?}");
         assert!(ran.is_sorted(), "{more:?}: {ran:?}");
     }
+}
+
+/// QEMU's -no-reboot: a guest that resets the machine ends it, whatever else was asked for.
+fn no_reboot() {
+    let config = TempFile::new("vm.toml", b"reboot = true\n");
+    let resets = |more: &[&str]| {
+        let args = [
+            "run",
+            kernel(),
+            "--append",
+            "do=kbd-reset",
+            "--time-limit",
+            "2s",
+        ];
+        run(&[&args[..], &["--config", config.str()], more].concat())
+    };
+    const TIME_LIMIT: i32 = 6;
+    assert_eq!(resets(&[]).code(), TIME_LIMIT, "it starts again and again");
+    for word in ["-no-reboot", "--no-reboot"] {
+        assert_eq!(resets(&[word]).code(), 0, "{word}");
+        assert_eq!(resets(&["--reboot", word]).code(), 0, "{word}");
+    }
+    assert_eq!(resets(&["-no-reboot", "--reboot"]).code(), TIME_LIMIT);
+}
+
+fn check() {
+    let outcome = limited(&["check"], libc::RLIMIT_NOFILE, 3);
+    // Where even the program's libraries cannot be opened, nobody can say anything.
+    if limited(&["--version"], libc::RLIMIT_NOFILE, 3)
+        .status
+        .code()
+        == Some(0)
+    {
+        assert_eq!(outcome.code(), 1, "{outcome:?}");
+        assert!(outcome.stdout.contains("ulimit -n"), "{outcome:?}");
+    }
+    assert_eq!(run(&["check"]).code(), 0);
 }
 
 fn address_space() {
@@ -250,7 +289,7 @@ fn as_nobody() {
         .tempdir()
         .unwrap();
     let (binary, kernel) = (folder.path().join("bantam"), folder.path().join("kernel"));
-    fs::copy(bantam(), &binary).unwrap();
+    common::copy_program(&binary);
     fs::copy(guest::elf(), &kernel).unwrap();
     let nobody = |more: &[&str]| {
         let mut command = Command::new("setpriv");
@@ -307,6 +346,9 @@ fn no_trace() {
     assert_eq!(fs::read(disk.path()).unwrap(), [7; 4096]);
     assert_eq!(modified(), before);
     assert!(!new.exists());
+    // Nor is a lock left behind.
+    let access = bantam::storage::Access::default();
+    assert!(bantam::storage::open::open(disk.path(), access).is_ok());
 }
 
 /// The guest with the words that Linux has in it: whether it can boot is told by them alone.

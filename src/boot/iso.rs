@@ -1,5 +1,5 @@
 //! The kernel and initrd inside a live or installer ISO: by the layouts of those that make them, else
-//! by what the ISO's own boot loader is told ([`super::bootconfig`]).
+//! by what the ISO's own boot loader is told ([`bootconfig`]).
 //!
 //! Files on an ISO lie in one piece, so a kernel is booted straight from the image: a [`Source`]
 //! is a window on it, and nothing is unpacked. The file system (ISO 9660 with Rock Ridge) is read

@@ -5,7 +5,7 @@ use kvm_ioctls::Kvm;
 use serde::Serialize;
 
 use super::run::LAB;
-use crate::error::{ExitStatus, Help};
+use crate::error::{ExitStatus, help_for};
 use crate::machine::host::{self, Backend, KvmError};
 
 /// Options of `bantam check`.
@@ -88,7 +88,7 @@ fn examine() -> Report {
         meaning: backend.meaning(),
         max_cpus: kvm.map(Kvm::get_max_vcpus),
         capabilities,
-        help: problem.as_ref().map(Help::help),
+        help: problem.as_ref().map(help_for),
         error: problem.map(|error| error.to_string()),
     }
 }
@@ -115,7 +115,7 @@ fn verdict(backend: Backend, able: bool) -> (&'static str, &'static str) {
 /// What to do.
 fn advice(backend: Backend, problem: Option<&KvmError>) -> String {
     match (problem, backend) {
-        (Some(problem), _) => problem.help(),
+        (Some(problem), _) => help_for(problem),
         (None, Backend::Pvm) => format!(
             "for other kernels use a host with VMX or SVM, or the lab, from the source's folder: \
              {LAB} bantam run /boot/vmlinuz ..."

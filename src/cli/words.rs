@@ -7,6 +7,7 @@
 //! asked of clap's own description of the commands.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{Arg, Command};
 
@@ -67,6 +68,15 @@ pub fn translate(
                 ours.extend(words.into_iter().map(OsString::from));
             }
             Found::Plain => {
+                let no_command = place.command.is_none()
+                    && place.current().find_subcommand(text).is_none()
+                    && text != "help";
+                if no_command && Path::new(text).is_file() {
+                    return Err(usage(
+                        format!("'{text}' is a file, and no command"),
+                        format!("a machine is started by 'bantam run {text}'"),
+                    ));
+                }
                 place.descend(text);
                 ours.push(arg);
             }

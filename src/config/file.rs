@@ -38,8 +38,11 @@ const KEYS: [(&str, &str, &str); 17] = [
     ("reboot", "true or false", "true"),
     ("time-limit", "a number or a string", r#""10m""#),
 ];
-/// Their names. An index out of bounds would be an error of the compiler here.
-#[allow(clippy::indexing_slicing)]
+/// Their names.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the compiler does it, and would say so"
+)]
 const NAMES: [&str; KEYS.len()] = {
     let mut names = [""; KEYS.len()];
     let mut at = 0;

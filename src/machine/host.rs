@@ -141,7 +141,7 @@ impl Help for KvmError {
             KvmError::Busy => {
                 "stop the other hypervisor (VirtualBox, VMware ...) and try again".into()
             }
-            KvmError::Open(_) => "'bantam check' looks at this host in detail".into(),
+            KvmError::Open(_) => "look at what the host's kernel says of it: dmesg | grep -i kvm".into(),
             KvmError::Version(_) => "update the host's kernel".into(),
             KvmError::Capability { .. } => {
                 "update the host's kernel; 'bantam check' lists all that is needed".into()

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{self, Outcome, TempFile, bantam, guest, run, run_with};
+use crate::common::{self, Outcome, TempFile, guest, run, run_with};
 use crate::{START, USAGE, kernel, refused};
 
 #[test]
@@ -82,7 +82,7 @@ fn run_as_nobody(args: &[&str]) -> Option<Outcome> {
         .tempdir()
         .unwrap();
     let binary = copy.path().join("bantam");
-    fs::copy(bantam(), &binary).unwrap();
+    common::copy_program(&binary);
     let kernel = copy.path().join("guest");
     fs::copy(guest::elf(), &kernel).unwrap();
     let mut command = Command::new("setpriv");

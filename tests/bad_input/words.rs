@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::common::{bantam, run};
+use crate::common::{bantam, run, run_with};
 use crate::{USAGE, kernel, refused};
 
 #[test]
@@ -13,6 +13,17 @@ fn no_or_unknown_words() {
         USAGE,
         &["--memroy", "--memory"],
     );
+    refused(
+        &run(&[kernel()]),
+        USAGE,
+        &[kernel(), "no command", "bantam run"],
+    );
+    refused(&run(&["image", "crate", "x"]), USAGE, &["crate", "create"]);
+    refused(
+        &run(&["image", "create", "--formt", "raw"]),
+        USAGE,
+        &["'--format'"],
+    );
     refused(&run(&["run"]), USAGE, &["no kernel"]);
     refused(&run(&["run", "a", "--kernel", "b"]), USAGE, &["--kernel"]);
     refused(
@@ -20,6 +31,25 @@ fn no_or_unknown_words() {
         USAGE,
         &["bios", "pvh"],
     );
+}
+
+/// A command is one also where a file has its name.
+#[test]
+fn a_file_is_no_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["check", "help", "vmlinuz"] {
+        std::fs::write(folder.path().join(name), b"x").unwrap();
+        let mut command = Command::new(bantam());
+        command.arg(name).current_dir(folder.path());
+        let outcome = run_with(command, b"", std::time::Duration::from_secs(30));
+        match name {
+            "vmlinuz" => refused(&outcome, USAGE, &["no command", "bantam run vmlinuz"]),
+            _ => assert!(
+                outcome.code() <= 1 && !outcome.stdout.is_empty(),
+                "{outcome:?}"
+            ),
+        }
+    }
 }
 
 /// Without a command, those that there are: each in one line, with what it is for.

@@ -149,6 +149,13 @@ pub fn admin(program: &str, words: &[&str]) -> Result<String, String> {
     }
 }
 
+/// Copies the binary under test. Another program does it: a child that another test starts meanwhile
+/// would have our copy open for writing, and then it cannot be run.
+pub fn copy_program(to: &Path) {
+    let copied = Command::new("cp").args([Path::new(bantam()), to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp {to:?}");
+}
+
 /// Limits this process, and what it becomes.
 pub fn set_limit(resource: libc::__rlimit_resource_t, value: u64) -> std::io::Result<()> {
     let limit = libc::rlimit {
