@@ -37,7 +37,7 @@ fn main() {
     let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("images_of_qemu_img_read_the_same", theirs::corpus),
         ("chains_of_qemu_img_read_the_same", theirs::chains),
         (
@@ -68,6 +68,10 @@ fn main() {
         (
             "tables_that_a_kill_left_uncounted_are_counted_first",
             refused::uncounted,
+        ),
+        (
+            "tables_without_end_are_walked_in_good_time",
+            refused::endless,
         ),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];

@@ -301,6 +301,53 @@ pub fn uncounted() {
     }
 }
 
+/// A file that is nearly all hole is walked in good time, up to the number of clusters that is looked
+/// at; and an L1 table of all entries that there can be is not followed once it repeats itself.
+pub fn endless() {
+    let folder = Folder::new();
+    let image = folder.word("sparse.qcow2");
+    qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=512",
+        &image,
+        "100M",
+    ]);
+    let file = File::options().write(true).open(&image).unwrap();
+    file.set_len(512 << 28).unwrap();
+    bantam_image(&["resize", &image, "100M"]);
+    file.set_len((512 << 28) + 512).unwrap();
+    let outcome = run(&["image", "resize", &image, "100M"]);
+    assert_eq!(outcome.code(), 3, "{outcome:?}");
+    assert!(outcome.stderr.contains("268435457 clusters"), "{outcome:?}");
+
+    // Every entry of the L1 table, all that there can be, names one L2 table, and that one cluster.
+    let image = folder.word("one.qcow2");
+    qemu_img(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=2M",
+        &image,
+        "16M",
+    ]);
+    let file = File::options().write(true).open(&image).unwrap();
+    let entries: Vec<u8> = (4u64 << 21).to_be_bytes().repeat(1 << 18);
+    file.write_all_at(&entries, 4 << 21).unwrap();
+    for cluster in 5..21 {
+        file.write_all_at(&entries, cluster << 21).unwrap();
+    }
+    file.write_all_at(&(16u32 << 18).to_be_bytes(), 36).unwrap();
+    file.write_all_at(&(5u64 << 21).to_be_bytes(), 40).unwrap();
+    let outcome = run(&["image", "resize", &image, "16M"]);
+    assert_eq!(outcome.code(), 3, "{outcome:?}");
+    let words = "an L2 table is where something else is";
+    assert!(outcome.stderr.contains(words), "{outcome:?}");
+}
+
 /// Reading all of `bad.qcow2` ends in good time, in success or in one error, and never in a panic.
 #[track_caller]
 fn survives(folder: &Folder, what: &str) {
