@@ -39,7 +39,14 @@ fn main() {
         ("stock_kernels_on_pvm_are_refused_before_they_start", pvm),
     ];
     let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    let mut trials = Vec::from(trials);
+    let no_strace = (!common::has_program("strace")).then_some("strace is not installed");
+    trials.push(common::trial(
+        "each_call_of_kvm_that_fails_is_one_clear_error",
+        missing.as_deref().or(no_strace),
+        failing_calls,
+    ));
+    libtest_mimic::run(&args, trials).exit();
 }
 
 fn kernel() -> &'static str {
@@ -148,6 +155,53 @@ fn no_reboot() {
         assert_eq!(resets(&["--reboot", word]).code(), 0, "{word}");
     }
     assert_eq!(resets(&["-no-reboot", "--reboot"]).code(), TIME_LIMIT);
+}
+
+/// The nth ioctl of each thread fails, by fault injection into the real binary.
+fn failing_calls() {
+    let disk = TempFile::new("disk.img", &[0; 4096]);
+    let mut named = std::collections::BTreeSet::new();
+    for (errno, hint) in [("EINVAL", "help: "), ("ENOMEM", "no memory left")] {
+        for nth in 1..=21 {
+            let mut command = Command::new("strace");
+            let inject = format!("inject=ioctl:error={errno}:when={nth}");
+            command
+                .args([
+                    "-f",
+                    "-qq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    "trace=ioctl",
+                    "-e",
+                    &inject,
+                ])
+                .args([
+                    bantam(),
+                    "run",
+                    kernel(),
+                    "--cpus",
+                    "2",
+                    "--disk",
+                    disk.str(),
+                ])
+                .args(["--time-limit", "30s"]);
+            let outcome = run_with(command, b"", Duration::from_secs(60));
+            assert_eq!(outcome.code(), START, "{errno} {nth}: {outcome:?}");
+            let lines: Vec<_> = outcome.stderr.lines().collect();
+            assert!(
+                lines.len() == 2 && lines[0].starts_with("error: "),
+                "{nth}: {outcome:?}"
+            );
+            assert!(lines[1].starts_with("help: "), "{nth}: {outcome:?}");
+            assert!(!lines[1].contains("--memory"), "{nth}: {outcome:?}");
+            if let Some(call) = lines[0].strip_prefix("error: KVM_") {
+                assert!(lines[1].contains(hint), "{nth}: {outcome:?}");
+                named.insert(call.split(' ').next().unwrap().to_owned());
+            }
+        }
+    }
+    assert!(named.len() >= 8, "{named:?}");
 }
 
 fn check() {

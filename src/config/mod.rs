@@ -14,6 +14,7 @@ pub mod disk;
 pub mod elsewhere;
 pub mod error;
 pub mod file;
+mod keys;
 pub mod values;
 
 use std::path::PathBuf;
