@@ -289,7 +289,10 @@ fn both_refuse(args: &[&str], words: &[&str]) {
             assert!(outcome.stderr.contains(word), "no '{word}' in {outcome:?}");
         }
     }
-    assert_eq!(started.stderr, rehearsed.stderr);
+    // Numbers of processes may differ: one that another test has just begun has our files open for a
+    // moment.
+    let text = |outcome: &Outcome| outcome.stderr.replace(|c: char| c.is_ascii_digit(), "");
+    assert_eq!(text(&started), text(&rehearsed));
     assert_eq!(started.stdout, "");
 }
 
