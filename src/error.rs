@@ -111,6 +111,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
+/// Lines of `text`, each [`printable`].
+pub fn printable_lines(text: &str) -> String {
+    text.lines()
+        .flat_map(|line| [printable(line), "\n".into()])
+        .collect()
+}
+
 /// The known word that `word` was most likely meant to be; of several as near, the first.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const SIMILAR: f64 = 0.65;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::boot::{Kernel, inspect};
 use crate::config::elsewhere;
-use crate::error::{ExitStatus, Failure};
+use crate::error::{ExitStatus, Failure, printable_lines};
 
 /// Options of `bantam inspect`.
 #[derive(Debug, Args)]
@@ -21,5 +21,5 @@ pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
         .map_err(|error| Failure::new(ExitStatus::Usage, &error))?;
     let kernel =
         Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
-    super::print_bytes(inspect::inspect(&kernel).text().as_bytes())
+    super::print_bytes(printable_lines(&inspect::inspect(&kernel).text()).as_bytes())
 }

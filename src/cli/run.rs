@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
-use crate::error::{ExitStatus, Failure, say};
+use crate::error::{ExitStatus, Failure, printable, printable_lines, say};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
@@ -30,7 +30,7 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
     if args.dry_run {
-        super::print_bytes(report::describe(&plan).as_bytes())?;
+        super::print_bytes(printable_lines(&report::describe(&plan)).as_bytes())?;
     }
     if host::is_pvm() && plan.kernel.is_lost_on_pvm() {
         return Err(start(StartError::LostOnPvm {
@@ -128,7 +128,7 @@ fn start_log(verbose: u8) {
                 out,
                 "bantam: {}: {}",
                 record.level().as_str().to_lowercase(),
-                record.args()
+                printable(&record.args().to_string())
             )
         })
         .try_init();

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use clap::{Arg, Command};
 
-use super::habits::{Answer, HABITS, Habit};
+use super::habits::{Answer, HABITS, Habit, instead};
 use crate::error::{ExitStatus, Failure, nearest};
 
 /// What an argument is.
@@ -253,7 +253,7 @@ impl<'a> Place<'a> {
             )),
             Answer::Use(what) => Err(usage(
                 format!("'{shown}' is not an option of 'bantam run'"),
-                format!("use {}", what.replace("{}", value)),
+                format!("use {}", instead(what, value)),
             )),
             Answer::NotYet(what, help) => Err(usage(
                 format!("'{shown}': not there yet: {what}"),
