@@ -87,11 +87,15 @@ pub fn say(line: &str) {
 
 /// An I/O error in words: the host's text without its `(os error n)`.
 pub fn io_reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
-        None => text,
-    }
+    without_errno(&error.to_string())
+}
+
+/// `text` without each `(os error n)`, which tells nobody anything that the words before it do not.
+pub fn without_errno(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.filter_map(|part| part.split_once(')').map(|(_number, after)| after));
+    std::iter::once(first).chain(rest).collect()
 }
 
 /// `text` without what a terminal would obey: control characters, and those that turn the direction
@@ -139,6 +143,16 @@ mod tests {
     fn a_terminal_obeys_nothing_of_a_name() {
         assert_eq!(printable("a b\u{e9}"), "a b\u{e9}");
         assert_eq!(printable("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
+    }
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        assert_eq!(io_reason(&error), "Too many open files");
+        assert_eq!(
+            without_errno(&format!("a ({error}), b: {error}")),
+            "a (Too many open files), b: Too many open files"
+        );
     }
 
     #[test]

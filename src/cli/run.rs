@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
-use crate::error::{ExitStatus, Failure, printable, printable_lines, say};
+use crate::error::{ExitStatus, Failure, printable, printable_lines, say, without_errno};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
@@ -128,7 +128,7 @@ fn start_log(verbose: u8) {
                 out,
                 "bantam: {}: {}",
                 record.level().as_str().to_lowercase(),
-                printable(&record.args().to_string())
+                printable(&without_errno(&record.args().to_string()))
             )
         })
         .try_init();
