@@ -12,7 +12,7 @@
 //! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
 //! 6. [`storage`]: where sectors live; [`image`]: disk images as files; [`terminal`]: raw mode that always ends.
 //!
-//! Arrows point one way: `cli -> { machine, image } -> { boot, devices, virtio, storage } -> arch`. Only
+//! [`error`] and [`limits`] stand below all of them. Arrows point one way: `cli -> { machine, image } -> { boot, devices, virtio, storage } -> arch`. Only
 //! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that
 //! a unit test can give it.
 

@@ -167,7 +167,7 @@ impl<'a> Place<'a> {
         let arg = self.short(first);
         if rest.is_empty() {
             // docker's -v takes a folder of the host and its place in the guest.
-            if self.runs() && first == 'v' && next.is_some_and(|next| next.contains(":/")) {
+            if self.runs() && first == 'v' && next.is_some_and(is_volume) {
                 return self.foreign("volume", None);
             }
             return match (arg, first) {
@@ -336,6 +336,11 @@ fn usage(error: String, help: String) -> Failure {
         error,
         help,
     }
+}
+
+/// A folder and its place, and no address.
+fn is_volume(text: &str) -> bool {
+    text.contains(":/") && !text.contains("://")
 }
 
 fn takes_value(arg: &Arg) -> bool {

@@ -249,6 +249,7 @@ fn what_people_type_gets_what_helps_them() {
         (&["-p", "8080:80"], &["no network"]),
         (&["-v", "/home/me:/data"], &["not shared", "--cdrom"]),
         (&["--volume=/home/me:/data"], &["not shared"]),
+        (&["-v", "--disk", "https://example.org/x"], &["an address"]),
         (&["--privileged"], &["not needed"]),
         (&["-e", "A=b"], &["--append"]),
         (&["--name=web"], &["not needed"]),
