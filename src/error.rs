@@ -141,11 +141,15 @@ pub fn escaped_json(json: &str) -> String {
 
 /// An I/O error in words: the host's text without its `(os error n)`.
 pub fn io_reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
-        None => text,
-    }
+    without_errno(&error.to_string())
+}
+
+/// `text` without each `(os error n)`, which tells nobody anything that the words before it do not.
+pub fn without_errno(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.filter_map(|part| part.split_once(')').map(|(_number, after)| after));
+    std::iter::once(first).chain(rest).collect()
 }
 
 /// The known word that `word` was most likely meant to be; of several as near, the first.
@@ -164,6 +168,16 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        assert_eq!(io_reason(&error), "Too many open files");
+        assert_eq!(
+            without_errno(&format!("a ({error}), b: {error}")),
+            "a (Too many open files), b: Too many open files"
+        );
+    }
 
     #[test]
     fn the_nearest_word_is_near() {

@@ -12,7 +12,7 @@
 //! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
 //! 6. [`storage`]: where sectors live; [`image`]: disk images as files; [`terminal`]: raw mode that always ends.
 //!
-//! [`error`] and [`unnamed`] are used by all of them.
+//! [`error`], [`limits`] and [`unnamed`] are used by all of them.
 //!
 //! Arrows point one way: `cli -> { machine, image } -> { boot, devices, virtio, storage } -> arch`. Only
 //! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that

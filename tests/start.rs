@@ -24,6 +24,7 @@ use common::{Outcome, TempFile, bantam, guest, run, run_with, set_limit};
 use libtest_mimic::Arguments;
 
 const START: i32 = 3;
+const QEMU: &str = "qemu-system-x86_64";
 
 fn main() {
     let args = Arguments::from_args();
@@ -45,6 +46,12 @@ fn main() {
         "each_call_of_kvm_that_fails_is_one_clear_error",
         missing.as_deref().or(no_strace),
         failing_calls,
+    ));
+    let no_qemu = (!common::has_program(QEMU)).then_some("QEMU is not installed");
+    trials.push(common::trial(
+        "sizes_and_topologies_are_what_qemu_makes_of_them",
+        missing.as_deref().or(no_qemu),
+        like_qemu,
     ));
     libtest_mimic::run(&args, trials).exit();
 }
@@ -202,6 +209,59 @@ fn failing_calls() {
         }
     }
     assert!(named.len() >= 8, "{named:?}");
+}
+
+/// The same words for QEMU, which is asked by its monitor what they mean, and for ours.
+fn like_qemu() {
+    for (smp, memory) in [
+        ("4", "300"),
+        ("8,sockets=2,cores=2,threads=2", "size=300"),
+        ("8,sockets=2", "1G"),
+        ("cpus=4,threads=2", "512M"),
+        ("sockets=2,cores=2", "2048"),
+    ] {
+        let mut command = Command::new(QEMU);
+        command.args([
+            "-M",
+            "pc",
+            "-accel",
+            "tcg",
+            "-S",
+            "-nodefaults",
+            "-display",
+            "none",
+        ]);
+        command.args(["-monitor", "stdio", "-smp", smp, "-m", memory]);
+        let questions = b"info memory_size_summary\ninfo hotpluggable-cpus\nquit\n";
+        let theirs = run_with(command, questions, Duration::from_secs(60));
+        let distinct = |what: &str| {
+            let lines = theirs.stdout.lines().map(str::trim);
+            let ids = lines.filter(|line| line.starts_with(what));
+            ids.collect::<std::collections::BTreeSet<_>>().len()
+        };
+        let plural = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let ids = ["socket", "core", "thread"].map(|id| (distinct(&format!("{id}-id:")), id));
+        let [sockets, cores, threads] = ids.map(|(count, what)| plural(count, what));
+        let bytes = theirs.stdout.lines().find_map(|line| {
+            let text = line.trim().strip_prefix("base memory: ")?;
+            text.parse::<u64>().ok()
+        });
+        let bytes = bytes.unwrap_or_else(|| panic!("{theirs:?}"));
+        let ours = run(&["run", kernel(), "-smp", smp, "-m", memory, "--dry-run"]);
+        assert_eq!(ours.code(), 0, "{ours:?}");
+        for line in [
+            format!("({sockets}, {cores}, {threads})\n"),
+            format!("memory    {} MiB\n", bytes >> 20),
+        ] {
+            assert!(
+                ours.stdout.contains(&line),
+                "{smp} {memory}: no '{line}' in {ours:?}"
+            );
+        }
+    }
 }
 
 fn check() {

@@ -18,7 +18,7 @@ use hadris_storage::host::FileDevice;
 use super::bootconfig;
 use super::recognize::{Kind, Use};
 use super::source::{Source, SourceError};
-use crate::error::{Help, io_reason};
+use crate::error::Help;
 
 /// Where somebody keeps kernels on their ISOs.
 struct Layout {
@@ -242,7 +242,10 @@ impl Files {
             reason,
         };
         let mount = || {
-            let device = FileDevice::open(path).map_err(|error| format(io_reason(&error)))?;
+            let device = FileDevice::open(path).map_err(|source| SourceError::Io {
+                path: path.into(),
+                source,
+            })?;
             IsoFs::mount(device, MountOptions::new()).map_err(|error| format(error.to_string()))
         };
         Ok(Files {

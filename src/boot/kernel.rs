@@ -125,7 +125,7 @@ impl Kernel {
         } else if setup::recognize(&start) {
             Format::BzImage(BzImage::parse(&source)?)
         } else {
-            let kind = Kind::of(&source).unwrap_or(Kind {
+            let kind = Kind::of_content(&source).unwrap_or(Kind {
                 what: "a file of unknown format",
                 belongs: Use::Kernel,
             });

@@ -159,24 +159,23 @@ impl Kind {
             let there = start.get(*at..);
             there.is_some_and(|bytes| bytes.starts_with(magic))
         })?;
-        let kind = Kind {
-            what,
-            belongs: *belongs,
-        };
-        Some(kind.unpacked(&start))
+        kind(what, *belongs)
     }
 
-    /// What is inside of compressed data, where its first bytes tell.
-    fn unpacked(self, start: &[u8]) -> Kind {
-        if self.belongs != Use::Packed {
-            return self;
+    /// The same, with a look at what is inside of compressed data. That takes memory, so it is for
+    /// what cannot be used anyway.
+    pub fn of_content(source: &Source) -> Option<Kind> {
+        let kind = Kind::of(source)?;
+        if kind.belongs != Use::Packed {
+            return Some(kind);
         }
-        match first_unpacked(start) {
-            Some(bytes) if bytes.starts_with(b"07070") => Kind {
+        let start = source.read_up_to(0, 0x800);
+        match first_unpacked(&start) {
+            Some(bytes) if bytes.starts_with(b"07070") => Some(Kind {
                 what: "a compressed cpio archive (an initramfs)",
                 belongs: Use::Initrd,
-            },
-            _ => self,
+            }),
+            _ => Some(kind),
         }
     }
 

@@ -30,7 +30,7 @@ pub enum Answer {
     ByValue(fn(&str) -> Option<Vec<String>>, &'static Answer),
     /// Nothing is lost without it, for this reason.
     NotNeeded(&'static str),
-    /// This is typed instead; `{}` is its value.
+    /// This is typed instead; `{}` is its value, `{disk}` a value of `-drive` in the words of `--disk`.
     Use(&'static str),
     /// Missing here: what, and what helps meanwhile.
     NotYet(&'static str, &'static str),
@@ -137,7 +137,10 @@ pub const HABITS: &[Habit] = &[
     ),
     with(
         &["-drive"],
-        ByValue(drive, &Use("'--disk PATH[,format=qcow2][,ro]' (QEMU's {})")),
+        ByValue(
+            drive,
+            &Use("'--disk {disk}': a virtio disk, which the guest finds as /dev/vda"),
+        ),
     ),
     with(
         &["-net", "-nic"],
@@ -399,6 +402,13 @@ fn serial(value: &str) -> Option<Vec<String>> {
 
 /// `-drive if=virtio,file=PATH,...`: a virtio disk, and nothing said of it that is not known here.
 fn drive(value: &str) -> Option<Vec<String>> {
+    let (disk, virtio) = disk_of_drive(value)?;
+    virtio.then(|| vec!["--disk".into(), disk])
+}
+
+/// What `-drive` says in the words of `--disk`, and whether it says `if=virtio`; `None` where it says
+/// more than those can.
+fn disk_of_drive(value: &str) -> Option<(String, bool)> {
     let (mut path, mut virtio, mut words) = (None, false, String::new());
     for word in split_commas(value) {
         let (key, value) = word.split_once('=')?;
@@ -407,8 +417,8 @@ fn drive(value: &str) -> Option<Vec<String>> {
                 path = Some(file.replace(',', ",,"));
                 continue;
             }
-            ("if", "virtio") => {
-                virtio = true;
+            ("if", interface) => {
+                virtio = interface == "virtio";
                 continue;
             }
             // A name for QEMU's monitor, and what holds anyway.
@@ -427,6 +437,15 @@ fn drive(value: &str) -> Option<Vec<String>> {
         words.push(',');
         words.push_str(&more);
     }
-    let path = path.filter(|path| virtio && !path.is_empty())?;
-    Some(vec!["--disk".into(), path + &words])
+    let path = path.filter(|path| !path.is_empty())?;
+    Some((path + &words, virtio))
+}
+
+/// The text of [`Answer::Use`] for a word with this value.
+pub fn instead(text: &str, value: &str) -> String {
+    let disk = match disk_of_drive(value) {
+        Some((disk, _)) => disk,
+        None => "PATH[,format=qcow2][,ro]".to_owned(),
+    };
+    text.replace("{disk}", &disk).replace("{}", value)
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
-use crate::error::{ExitStatus, Failure, escaped, say};
+use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
 use crate::image::target;
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
 
@@ -131,7 +131,7 @@ fn start_log(verbose: u8) {
                 out,
                 "bantam: {}: {}",
                 record.level().as_str().to_lowercase(),
-                escaped(record.args())
+                escaped(without_errno(&record.args().to_string()))
             )
         })
         .try_init();

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use clap::{Arg, Command};
 
-use super::habits::{Answer, HABITS, Habit};
+use super::habits::{Answer, HABITS, Habit, instead};
 use crate::error::{ExitStatus, Failure, nearest};
 
 /// What an argument is.
@@ -167,7 +167,7 @@ impl<'a> Place<'a> {
         let arg = self.short(first);
         if rest.is_empty() {
             // docker's -v takes a folder of the host and its place in the guest.
-            if self.runs() && first == 'v' && next.is_some_and(|next| next.contains(":/")) {
+            if self.runs() && first == 'v' && next.is_some_and(is_volume) {
                 return self.foreign("volume", None);
             }
             return match (arg, first) {
@@ -253,7 +253,7 @@ impl<'a> Place<'a> {
             )),
             Answer::Use(what) => Err(usage(
                 format!("'{shown}' is not an option of 'bantam run'"),
-                format!("use {}", what.replace("{}", value)),
+                format!("use {}", instead(what, value)),
             )),
             Answer::NotYet(what, help) => Err(usage(
                 format!("'{shown}': not there yet: {what}"),
@@ -336,6 +336,11 @@ fn usage(error: String, help: String) -> Failure {
         error,
         help,
     }
+}
+
+/// A folder and its place, and no address.
+fn is_volume(text: &str) -> bool {
+    text.contains(":/") && !text.contains("://")
 }
 
 fn takes_value(arg: &Arg) -> bool {

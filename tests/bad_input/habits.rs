@@ -31,6 +31,9 @@ const TAKEN: &[(&[&str], &[&str])] = &[
     (&["-m", "size=300"], &["--memory", "300M"]),
     (&["-m512M"], &["--memory", "512M"]),
     (&["--mem", "300"], &["--memory", "300M"]),
+    (&["-cpus", "2"], &["--cpus", "2"]),
+    (&["-memory", "1G"], &["--memory", "1G"]),
+    (&["-disk", "FILE"], &["--disk", "FILE"]),
     (&["-nographic"], &[]),
     (&["--nographic"], &[]),
     (&["-no-reboot"], &[]),
@@ -222,8 +225,12 @@ fn what_people_type_gets_what_helps_them() {
         (&["-hda", "debian.raw"], &["use '--disk debian.raw'"]),
         (&["-hdb", "debian.raw"], &["--disk"]),
         (
-            &["-drive", "file=a.qcow2,format=qcow2"],
-            &["--disk", "file=a.qcow2"],
+            &["-drive", "file=a.qcow2,if=ide,format=qcow2,readonly=on"],
+            &["use '--disk a.qcow2,format=qcow2,ro'"],
+        ),
+        (
+            &["-drive", "file=a.qcow2,if=virtio,bps=5"],
+            &["use '--disk PATH"],
         ),
         (&["-boot", "d"], &["--iso"]),
         (&["-daemonize"], &["not there yet", "--console file="]),
@@ -242,6 +249,7 @@ fn what_people_type_gets_what_helps_them() {
         (&["-p", "8080:80"], &["no network"]),
         (&["-v", "/home/me:/data"], &["not shared", "--cdrom"]),
         (&["--volume=/home/me:/data"], &["not shared"]),
+        (&["-v", "--disk", "https://example.org/x"], &["an address"]),
         (&["--privileged"], &["not needed"]),
         (&["-e", "A=b"], &["--append"]),
         (&["--name=web"], &["not needed"]),
@@ -309,4 +317,30 @@ fn help_is_what_is_asked_for_and_nothing_else() {
     refused(&run(&["-hda", "x"]), USAGE, &["-hda", "bantam run"]);
     refused(&run(&["-kernel", "x"]), USAGE, &["-kernel", "bantam run"]);
     refused(&run(&["-m", "1G", "x"]), USAGE, &["-m", "bantam run"]);
+}
+
+/// Names of files may hold anything; a terminal obeys none of it.
+#[test]
+fn names_are_printed_and_not_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let strange = folder.path().join("a\x1b[2Jb\u{202e}c");
+    fs::copy(kernel(), &strange).unwrap();
+    let strange = strange.to_str().unwrap();
+    let missing = format!("{strange}x");
+    for args in [
+        &["run", strange, "--dry-run"][..],
+        &["inspect", strange],
+        &["run", &missing],
+        &["inspect", &missing],
+        &["run", kernel(), "-hda", strange],
+        &["run", kernel(), strange],
+        &["run", "--config", strange],
+        &["image", "info", &missing],
+        &[strange],
+    ] {
+        let outcome = run(args);
+        let said = outcome.stdout + &outcome.stderr;
+        assert!(!said.contains(['\x1b', '\u{202e}']), "{args:?}: {said:?}");
+        assert!(!said.is_empty());
+    }
 }
