@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::boot::{Kernel, inspect};
 use crate::config::elsewhere;
-use crate::error::{ExitStatus, Failure, printable_lines};
+use crate::error::{ExitStatus, Failure};
 
 /// Options of `bantam inspect`.
 #[derive(Debug, Args)]
