@@ -19,6 +19,7 @@
 pub mod aligned;
 pub mod buffers;
 pub mod engine;
+pub mod error;
 pub mod foreign;
 pub mod limit;
 pub mod lock;
@@ -33,7 +34,8 @@ use std::sync::Arc;
 
 pub use buffers::IoBuffers;
 pub use engine::{Engine, IoMode};
-pub use open::{Access, CacheMode, OpenError, Opened};
+pub use error::OpenError;
+pub use open::{Access, CacheMode, Opened};
 pub use overlay::{Overlay, OverlayError};
 
 /// Bytes in a sector, the unit of virtio-blk (virtio 1.2, 5.2.4) and of every disk image's length.
