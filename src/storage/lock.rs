@@ -38,11 +38,6 @@ pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
     match kind {
         LockKind::Exclusive => set(file, libc::F_WRLCK, 0, 0),
         LockKind::Shared => {
-            for byte in QEMU_USES {
-                if is_held(file, byte)? {
-                    return Ok(false);
-                }
-            }
             let ranges = [
                 (0, QEMU.0),
                 (201, 1), // forbids to write
@@ -51,6 +46,13 @@ pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
             ];
             for (start, len) in ranges {
                 if !set(file, read, start, len)? {
+                    set(file, libc::F_UNLCK, 0, 0)?;
+                    return Ok(false);
+                }
+            }
+            // Last, as with QEMU: of two that come at the same time, at least one sees the other.
+            for byte in QEMU_USES {
+                if is_held(file, byte)? {
                     set(file, libc::F_UNLCK, 0, 0)?;
                     return Ok(false);
                 }

@@ -96,16 +96,19 @@ impl Grains {
     /// Whether the overlay has the first of `range`, and the grain up to which that is the same.
     /// `range` is not empty.
     pub fn run(&self, range: Range<u64>) -> (bool, u64) {
-        let end = range.end;
-        let first = self.load(range.start / WORD_BITS);
-        let there = first >> (range.start % WORD_BITS) & 1 == 1;
-        let same = if there { u64::MAX } else { 0 };
+        let Range { start, end } = range;
+        let mut there = None;
+        // Each word is looked at once: its bits may be set meanwhile, and the first grain would differ
+        // from itself.
         let change = words(range).find_map(|(word, mask)| {
-            let differs = (self.load(word) ^ same) & mask;
+            let bits = self.load(word);
+            let first = *there.get_or_insert(bits >> (start % WORD_BITS) & 1 == 1);
+            let same = if first { u64::MAX } else { 0 };
+            let differs = (bits ^ same) & mask;
             let bit = u64::from(differs.trailing_zeros());
             (differs != 0).then(|| word.saturating_mul(WORD_BITS).saturating_add(bit))
         });
-        (there, change.unwrap_or(end))
+        (there.unwrap_or(false), change.unwrap_or(end))
     }
 
     /// The overlay has all of the claimed grains from now on.
@@ -232,6 +235,27 @@ mod tests {
         drop(claim);
         assert!(waiter.join().unwrap());
         assert!(grains.lock().is_empty());
+    }
+
+    #[test]
+    fn a_run_has_a_grain_at_least_while_others_set_bits() {
+        for _ in 0..200 {
+            let grains = Grains::new(1 << 24).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for grain in (0..4096).step_by(3) {
+                        grains.set(&grains.claim(grain..grain + 1));
+                    }
+                });
+                for grain in (0..4096).step_by(3) {
+                    // The one that is about to be set, as often as it takes.
+                    while !grains.has_all(grain..grain + 1) {
+                        let (_, same) = grains.run(grain..4096);
+                        assert!(same > grain, "a run from {grain} to {same}");
+                    }
+                }
+            });
+        }
     }
 
     proptest::proptest! {
