@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bantam::storage::Format;
 use bantam::storage::engine::{Layered, Uring, check_uring, start};
-use bantam::storage::open::{self, Format};
+use bantam::storage::open;
 use bantam::storage::qcow2::manage;
 use bantam::storage::{Access, CacheMode, Engine, Image, IoBuffers, IoMode, Job, Overlay, Work};
 use libtest_mimic::Arguments;

@@ -196,25 +196,9 @@ fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(&mark)?;
         file.sync_data()
     };
-    if let Some(file) = unnamed::create(folder, 0o400)? {
-        write(&file)?;
-        return unnamed::give_name(&file, path);
-    }
-    let mut part = std::ffi::OsString::from(".");
-    part.push(path.file_name().unwrap_or_default());
-    part.push(format!(".{}", std::process::id()));
-    let part = folder.join(part);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o400)
-        .open(&part)?;
-    let written = write(&file).and_then(|()| unnamed::rename_to_free(&part, path));
-    if written.is_err() {
-        // Ours: there was none of this name before.
-        let _ = fs::remove_file(&part);
-    }
-    written
+    let (name, file) = unnamed::create(folder, 0o400)?;
+    write(&file)?;
+    name.give_name(&file, path)
 }
 
 #[cfg(test)]

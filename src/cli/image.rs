@@ -12,7 +12,7 @@ use crate::image::create::{self, Create};
 use crate::image::info::{self, amount};
 use crate::image::resize::{self, Length};
 use crate::image::{ImageError, target};
-use crate::storage::open::Format;
+use crate::storage::Format;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::values::{number_and_unit, split_commas, wrong};
 use crate::arch::x86_64::layout;
-use crate::storage::open::Format;
+use crate::storage::Format;
 use crate::storage::{Access, CacheMode, IoMode};
 
 const KEY: &str = "--disk";

@@ -11,7 +11,7 @@ use imago::{FormatAccess, Mapping, raw};
 use super::target::Target;
 use super::{ImageError, format_to_make, host, open_locked, whole_sectors};
 use crate::storage::Access;
-use crate::storage::open::Format;
+use crate::storage::Format;
 use crate::storage::qcow2::Qcow2;
 use crate::storage::qcow2::manage::{self, New};
 

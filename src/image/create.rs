@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::target::Target;
 use super::{ImageError, format_to_make, host, info, whole_sectors};
-use crate::storage::open::Format;
+use crate::storage::Format;
 use crate::storage::qcow2::manage::{self, New};
 
 /// What is wanted.

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::{ImageError, host};
 use crate::error::escaped;
-use crate::storage::open::{self, Content, Format};
+use crate::storage::access::open_file;
+use crate::storage::open::{self, Content};
 use crate::storage::qcow2::manage::{self, Facts};
-use crate::storage::{Access, lock};
+use crate::storage::{Access, Format, lock};
 
 /// What is known of an image. Lengths are in bytes; the names are those of qemu-img's JSON.
 #[derive(Debug, Serialize)]
@@ -67,7 +68,7 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<Info, ImageError> {
         read_only: true,
         ..Access::default()
     };
-    let mut file = open::open_file(path, access)?;
+    let mut file = open_file(path, access)?;
     let end = file.seek(SeekFrom::End(0)).map_err(host("read", path))?;
     let found = match open::content(&file, end) {
         Content::Qcow2 => Format::Qcow2,

@@ -19,8 +19,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::error::{ExitStatus, Help, io_reason};
-use crate::storage::open::{self, Format};
-use crate::storage::{Access, OpenError, SECTOR_BYTES, foreign};
+use crate::storage::access::{open_file, take_lock};
+use crate::storage::open;
+use crate::storage::{Access, Format, OpenError, SECTOR_BYTES, foreign};
 
 /// What can go wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -145,8 +146,8 @@ fn open_locked(
         read_only,
         ..Access::default()
     };
-    let mut file = open::open_file(path, access)?;
-    open::take_lock(&file, path, read_only)?;
+    let mut file = open_file(path, access)?;
+    take_lock(&file, path, read_only)?;
     let len = file.seek(SeekFrom::End(0)).unwrap_or(0);
     open::check_content(&file, path, len, access)?;
     Ok((file, access.format))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{ImageError, host, open_locked, whole_sectors};
 use crate::storage::Access;
-use crate::storage::open::Format;
+use crate::storage::Format;
 use crate::storage::qcow2::{Qcow2, manage};
 
 /// The length that is wanted.

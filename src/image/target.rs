@@ -1,17 +1,16 @@
 //! A file that gets its name when it is whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ImageError, host};
-use crate::unnamed;
+use crate::unnamed::{self, Unnamed};
 
 /// The file in the making.
 pub struct Target {
     path: PathBuf,
-    /// `None` where the file system knows files without names; else its name until it is whole.
-    named: Option<PathBuf>,
+    name: Unnamed,
 }
 
 impl Target {
@@ -27,22 +26,10 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let nameless = unnamed::create(folder, 0o666).map_err(host("create", path))?;
-        let (file, named) = match nameless {
-            Some(file) => (file, None),
-            None => {
-                let mut name = std::ffi::OsString::from(".");
-                name.push(path.file_name().unwrap_or_default());
-                name.push(format!(".part-{}", std::process::id()));
-                let part = folder.join(name);
-                let mut options = OpenOptions::new();
-                let file = options.read(true).write(true).create_new(true).open(&part);
-                (file.map_err(host("create", path))?, Some(part))
-            }
-        };
+        let (name, file) = unnamed::create(folder, 0o666).map_err(host("create", path))?;
         let target = Target {
             path: path.into(),
-            named,
+            name,
         };
         Ok((target, file))
     }
@@ -53,25 +40,14 @@ impl Target {
     /// When somebody else has used the name meanwhile, or the host refuses.
     pub fn finish(self, file: &File) -> Result<(), ImageError> {
         file.sync_all().map_err(host("write", &self.path))?;
-        let named = match &self.named {
-            None => unnamed::give_name(file, &self.path),
-            Some(part) => unnamed::rename_to_free(part, &self.path),
-        };
-        named.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => ImageError::Exists {
-                path: self.path.clone(),
-            },
-            _ => host("create", &self.path)(error),
-        })
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(part) = self.named.take() {
-            // Gone already where it was renamed.
-            let _ = std::fs::remove_file(part);
-        }
+        self.name
+            .give_name(file, &self.path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => ImageError::Exists {
+                    path: self.path.clone(),
+                },
+                _ => host("create", &self.path)(error),
+            })
     }
 }
 

@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 use super::aligned;
+use super::qcow2::MAGIC;
 
 /// What a format is known by.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +52,6 @@ pub struct Foreign {
 const HEAD: usize = 1024;
 /// And of the end.
 const TAIL: u64 = 512;
-
-/// The first bytes of a qcow2 image, and of its forerunner.
-pub const QCOW2: &[u8] = b"QFI\xfb";
 
 use Mark::{At, BeforeEnd, Text};
 use Way::{QemuImg, Unpack, Words};
@@ -240,7 +238,7 @@ static FORMATS: &[Foreign] = &[
 pub fn by_content(file: &File, len: u64) -> io::Result<Option<&'static Foreign>> {
     let head = aligned::read(file, 0, HEAD)?;
     // The end of a qcow2 image is a guest's data, and may be the end of a VHD image that it keeps.
-    let tail = match head.starts_with(QCOW2) {
+    let tail = match head.starts_with(MAGIC) {
         true => Vec::new(),
         false => aligned::read(file, len.saturating_sub(TAIL), TAIL as usize)?,
     };

@@ -12,10 +12,11 @@
 //!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
 //! - [`buffers`]: guest memory as the kernel wants it; nothing is copied on the way;
-//! - [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
+//! - [`access`], [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.
 
+pub mod access;
 pub mod aligned;
 pub mod buffers;
 pub mod engine;
@@ -32,10 +33,11 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+pub use access::{Access, CacheMode, Format};
 pub use buffers::IoBuffers;
 pub use engine::{Engine, IoMode};
 pub use error::OpenError;
-pub use open::{Access, CacheMode, Opened};
+pub use open::Opened;
 pub use overlay::{Overlay, OverlayError};
 
 /// Bytes in a sector, the unit of virtio-blk (virtio 1.2, 5.2.4) and of every disk image's length.

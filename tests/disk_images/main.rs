@@ -25,8 +25,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bantam::storage::open::{self, Format};
-use bantam::storage::{Access, CacheMode, Image, IoBuffers, Work};
+use bantam::storage::open;
+use bantam::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
 use common::{Outcome, run, run_with};
 use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -167,11 +167,11 @@ fn read_by_bantam(folder: &Folder, image: &Path, format: Format) -> Vec<u8> {
 
 /// Opens an image that nobody uses any more. A test on another thread may be starting a program
 /// just now: until that is loaded, its process has all files of this one open, and their locks.
-fn open_when_free(path: &Path, access: Access) -> Result<open::Opened, open::OpenError> {
+fn open_when_free(path: &Path, access: Access) -> Result<open::Opened, OpenError> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match open::open(path, access) {
-            Err(open::OpenError::Locked { .. }) if Instant::now() < end => {
+            Err(OpenError::Locked { .. }) if Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             opened => return opened,

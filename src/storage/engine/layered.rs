@@ -110,7 +110,10 @@ impl Engine for Layered {
     }
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
-        let done = self.done.pop_front().or_else(|| self.top.complete());
+        let done = self.done.pop_front().or_else(|| {
+            let (job, result) = self.top.complete()?;
+            Some((job, result.map_err(|error| self.overlay.explained(error))))
+        });
         let done = done.or_else(|| self.base.as_mut()?.complete());
         done.or_else(|| {
             let done = self.threads.complete();

@@ -14,8 +14,8 @@
 //! Nothing in the top has to outlive the process. So it is never flushed, and goes through the
 //! host's page cache also where the base does not.
 
+mod folder;
 mod grains;
-mod unnamed;
 
 use std::fs::File;
 use std::io;
@@ -102,7 +102,7 @@ impl Overlay {
         let whole = base.len();
         let len = whole.saturating_sub(whole % u64::from(base.alignment().max(1)));
         let grains = Grains::new(len).ok_or(OverlayError::Length { len })?;
-        let (file, folder) = unnamed::make(len)?;
+        let (file, folder) = folder::make(len)?;
         log::info!(
             "disk {}: what the guest writes goes to an unnamed file in {}, gone at the end",
             path.display(),
@@ -140,6 +140,11 @@ impl Overlay {
     /// What is written, at its offsets.
     pub fn top(&self) -> Arc<dyn Image> {
         self.top.clone()
+    }
+
+    /// An error of the top's file, with what the user has to know of it.
+    pub fn explained(&self, error: io::Error) -> io::Error {
+        self.top.explained(error)
     }
 
     /// Where the `len` bytes from `offset` on are. What is in the top stays there.
@@ -326,21 +331,26 @@ impl Image for Top {
     }
 
     fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
-        self.raw
-            .run(work, buffers)
-            .map_err(|error| match error.kind() {
-                // The image that the user knows of is not what is full.
-                kind @ (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                    let text = format!(
-                        "disk {}: no room in {} for what its guest writes; set TMPDIR to a folder \
-                         with more, the next time",
-                        self.path.display(),
-                        self.folder.display()
-                    );
-                    io::Error::new(kind, text)
-                }
-                _ => error,
-            })
+        let result = self.raw.run(work, buffers);
+        result.map_err(|error| self.explained(error))
+    }
+}
+
+impl Top {
+    /// The image that the user knows of is not what is full.
+    fn explained(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            kind @ (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                let text = format!(
+                    "disk {}: no room in {} for what its guest writes; set TMPDIR to a folder \
+                     with more, the next time",
+                    self.path.display(),
+                    self.folder.display()
+                );
+                io::Error::new(kind, text)
+            }
+            _ => error,
+        }
     }
 }
 

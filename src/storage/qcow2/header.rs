@@ -29,6 +29,8 @@ pub const MAGIC: &[u8] = b"QFI\xfb";
 const LOOKED_AT: usize = 64 << 10;
 /// What the library makes at the most.
 const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
+/// Bytes of an L1 table: what QEMU takes.
+pub const MAX_L1_BYTES: u64 = 32 << 20;
 const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 /// Incompatible features, by their bits, and what to do about them. Bit 2, an external data file,
@@ -188,6 +190,12 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
             CHECK,
         ));
     }
+    if u64::from(tables).saturating_mul(8) > MAX_L1_BYTES {
+        return Err(fault(
+            format!("an L1 table of {tables} entries is longer than any image needs"),
+            CHECK,
+        ));
+    }
     if len == 0 || !len.is_multiple_of(SECTOR_BYTES) {
         return Err(fault(
             format!("a disk of {len} bytes does not divide into sectors of {SECTOR_BYTES}"),
@@ -204,7 +212,8 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
                 CHECK,
             ));
         }
-        if !(104..=1 << cluster_bits).contains(&header_bytes) {
+        let most = (1 << cluster_bits).min(LOOKED_AT as u32);
+        if !(104..=most).contains(&header_bytes) {
             return Err(fault(
                 format!("a header of {header_bytes} bytes is not possible"),
                 CHECK,
@@ -240,6 +249,9 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
     // Where the backing file's name is, no extension is any more.
     let room = match field64(8) {
         0 => layout.cluster(),
+        name if name < header_bytes.into() => {
+            return Err(fault("its backing file's name is inside its header", CHECK));
+        }
         name => name.min(layout.cluster()),
     };
     let bitmaps = extensions(&header, header_bytes, room)?;

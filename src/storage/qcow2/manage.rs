@@ -9,7 +9,7 @@ use imago::format::PreallocateMode;
 use imago::{FormatAccess, FormatCreateBuilder, qcow2};
 
 use super::Layer;
-use crate::storage::open::Format;
+use crate::storage::Format;
 
 /// What a new image is like.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     }
-    if !header.starts_with(super::header::MAGIC) {
+    if !header.starts_with(super::MAGIC) {
         return Ok(None);
     }
     let word = |at: usize| super::header::be32(&header, at).unwrap_or(0);

@@ -23,8 +23,10 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::{FormatAccess, qcow2, raw};
 
 use crate::error::io_reason;
-use crate::storage::open::{Format, open_file, take_lock};
-use crate::storage::{Access, CacheMode, Image, IoBuffers, OpenError, Work};
+use crate::storage::access::{open_file, take_lock};
+use crate::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
+
+pub use header::MAGIC;
 
 /// Images that may stand on each other.
 const MAX_CHAIN: usize = 16;

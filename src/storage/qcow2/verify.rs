@@ -23,12 +23,11 @@ use std::fs::File;
 use std::io;
 
 use super::counts::Use;
-use super::header::{Bitmaps, Fault, Layout, be32, be64};
+use super::header::{Bitmaps, Fault, Layout, MAX_L1_BYTES, be32, be64};
 use super::tables::{Place, Tables, damaged, place, unreadable};
 use crate::storage::aligned::Buffer;
 
-/// What QEMU takes: bytes of an L1 table, of the table of snapshots, of the directory of bitmaps.
-const MAX_L1_BYTES: u64 = 32 << 20;
+/// What QEMU takes: bytes of the table of snapshots, of the directory of bitmaps.
 const MAX_SNAPSHOT_BYTES: u64 = 64 << 20;
 const MAX_SNAPSHOTS: u32 = 65_536;
 const MAX_BITMAP_BYTES: u64 = 64 << 20;

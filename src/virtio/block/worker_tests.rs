@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::devices::IrqLine;
+use crate::storage::Access;
 use crate::storage::IoMode;
-use crate::storage::open::{self, Access};
+use crate::storage::open;
 use crate::virtio::Interrupt;
 use crate::virtio::block::Setup;
 use crate::virtio::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};

@@ -1,0 +1,139 @@
+//! How an image is to be used, and its file, opened and locked for that.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::error::OpenError;
+use super::lock::{self, LockKind};
+
+/// How the bytes of a disk lie in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Byte n of the disk is byte n of the file
+    #[default]
+    Raw,
+    /// QEMU's format, which grows with what is written
+    Qcow2,
+}
+
+impl Format {
+    /// What a name promises. The content is never believed: whoever can write a raw disk can write a
+    /// qcow2 header into it, and with that the name of any file of the host as its backing file. It
+    /// can only be a reason to ask the user ([`check_content`](super::open::check_content)).
+    pub fn of_name(path: &Path) -> Format {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("qcow2") => Format::Qcow2,
+            _ => Format::Raw,
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// Whose memory writes go to first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// The host's page cache; FLUSH makes them durable.
+    #[default]
+    Writeback,
+    /// None: O_DIRECT.
+    Direct,
+}
+
+/// How to open an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// What is in the file.
+    pub format: Format,
+    /// Nobody has said the format: it comes from the name. What the content or the name says against
+    /// it is an error then.
+    pub guessed: bool,
+    /// Not to be written.
+    pub read_only: bool,
+    /// Whether the host's page cache is used.
+    pub cache: CacheMode,
+    /// A qcow2 image may have a backing file.
+    pub backing: bool,
+    /// Everything as for use, but nothing in the image is touched (`--dry-run`).
+    pub look_only: bool,
+}
+
+/// Opens a regular file or block device, and nothing else.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_file(path: &Path, access: Access) -> Result<File, OpenError> {
+    let refused = |source| OpenError::Open {
+        path: path.into(),
+        read_only: access.read_only,
+        source,
+    };
+    let kind = |what| {
+        Err(OpenError::Kind {
+            path: path.into(),
+            what,
+        })
+    };
+    // Look before the open: opening a FIFO would block, opening a tape or tty has effects.
+    let file_type = std::fs::metadata(path).map_err(refused)?.file_type();
+    if file_type.is_dir() {
+        return kind("a directory");
+    }
+    if file_type.is_fifo() || file_type.is_socket() {
+        return kind("a pipe or socket");
+    }
+    if file_type.is_char_device() {
+        return kind("a character device");
+    }
+    let flags = match access.cache {
+        CacheMode::Writeback => 0,
+        CacheMode::Direct => libc::O_DIRECT,
+    };
+    OpenOptions::new()
+        .read(true)
+        .write(!access.read_only)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|source| match (access.cache, source.raw_os_error()) {
+            (CacheMode::Direct, Some(libc::EINVAL)) => OpenError::Direct {
+                path: path.into(),
+                source,
+            },
+            _ => refused(source),
+        })
+}
+
+/// Keeps others away as far as `read_only` allows them.
+///
+/// # Errors
+/// [`OpenError::Locked`].
+pub fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+    let kind = match read_only {
+        true => LockKind::Shared,
+        false => LockKind::Exclusive,
+    };
+    match lock::try_lock(file, kind) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Locked {
+            path: path.into(),
+            pids: lock::holders(file),
+            read_only,
+        }),
+        // A file system without locks (some network and FUSE ones): the user knows.
+        Err(error) => {
+            log::warn!(
+                "disk {}: no lock could be taken ({error}); nothing keeps a second writer away",
+                path.display()
+            );
+            Ok(())
+        }
+    }
+}
