@@ -11,7 +11,7 @@
 //! Source: Linux, Documentation/arch/x86/boot.rst.
 
 use super::error::KernelError;
-use super::kernel::{Placement, Protocol, ProtocolChoice, Segment};
+use super::placement::{Placement, Protocol, ProtocolChoice, Segment};
 use super::setup::Setup;
 use super::source::Source;
 use crate::arch::x86_64::layout;

@@ -12,8 +12,8 @@
 use linux_loader::loader::bootparam::setup_header;
 
 use super::error::KernelError;
-use super::kernel::{Placement, Protocol, ProtocolChoice, Segment};
 use super::linux;
+use super::placement::{Placement, Protocol, ProtocolChoice, Segment};
 use super::source::Source;
 use crate::arch::x86_64::layout;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kernel::Placement;
+use super::placement::Placement;
 use super::recognize::Kind;
 use super::source::{Source, SourceError};
 use crate::arch::x86_64::layout;

@@ -5,7 +5,7 @@
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::kernel::Placement;
+use super::placement::Placement;
 use crate::arch::x86_64::{e820, layout};
 
 const BOOT_FLAG: u16 = 0xaa55;
@@ -82,7 +82,7 @@ pub fn write_cmdline(memory: &GuestMemoryMmap, cmdline: &str) -> Result<(), Gues
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::kernel::{Placement, Protocol};
+    use crate::boot::placement::{Placement, Protocol};
 
     #[test]
     fn fields_are_where_the_protocol_puts_them() {

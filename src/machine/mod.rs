@@ -9,7 +9,8 @@
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
 //! - [`rehearsal`]: whether it would start (`--dry-run`);
-//! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a reset starts it again;
+//! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a
+//!   reset starts it again, and [`lasting`]: what stays;
 //! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
 //! - [`bus`]: an address and the device behind it;
 //! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`], [`output`] and
@@ -31,6 +32,7 @@ pub mod event_loop;
 pub mod exit;
 pub mod host;
 pub mod io_thread;
+pub mod lasting;
 pub mod memory;
 pub mod output;
 pub mod plan;

@@ -17,8 +17,8 @@ use super::error::{StartError, host};
 use super::event_loop::EventLoop;
 use super::exit::Exit;
 use super::io_thread::IoThread;
+use super::lasting::Lasting;
 use super::plan::PlannedDisk;
-use super::session::Session;
 use super::vcpu;
 use crate::limits;
 
@@ -44,13 +44,13 @@ impl Machine {
     /// When threads or timers cannot be had. Once the guest runs, every end is an [`Exit`].
     pub(super) fn run(
         self,
-        session: &mut Session,
+        lasting: &mut Lasting,
         remains: &mut Remains,
     ) -> Result<(Exit, bool), StartError> {
         let mut events = EventLoop::new()?;
-        let raw = session.ends.raw.clone();
+        let raw = lasting.ends.raw.clone();
         let state = describe_state(&self);
-        let line = std::mem::replace(&mut session.ends.line, Line::none());
+        let line = std::mem::replace(&mut lasting.ends.line, Line::none());
         let console = Rc::new(RefCell::new(Console::new(
             self.uart.clone(),
             line,
@@ -59,9 +59,9 @@ impl Machine {
         )));
         let control = Control::new(
             self.exit.clone(),
-            session.signals.clone(),
+            lasting.signals.clone(),
             self.power_button,
-            session.time_left(),
+            lasting.time_left(),
             Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
         )
         .map_err(host("make a timer"))?;
@@ -104,7 +104,7 @@ impl Machine {
         stop(threads);
         let mut console = console.borrow_mut();
         console.drain(Instant::now() + LAST_WORDS);
-        session.ends.line = console.hang_up();
+        lasting.ends.line = console.hang_up();
         result?;
         let asked_to_end = control.borrow().pressed();
         Ok((self.exit.take().unwrap_or(Exit::Quit), asked_to_end))
