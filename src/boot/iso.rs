@@ -307,8 +307,10 @@ fn by_layout(files: &mut Files, layouts: &[Layout], label: &str) -> Option<Found
 
 /// The first entry of a boot loader whose files are there.
 fn by_boot_loader(files: &mut Files) -> Option<Found> {
-    /// As many as one ISO has, and no more than a hostile one may cost.
+    /// As many configurations, and entries in each, as one ISO has, and no more than a hostile one
+    /// may cost.
     const MAX: usize = 40;
+    const MAX_ENTRIES: usize = 100;
     let mut places: VecDeque<String> = VecDeque::new();
     for (folder, names) in bootconfig::PLACES {
         let there = files.names(folder);
@@ -327,7 +329,7 @@ fn by_boot_loader(files: &mut Files) -> Option<Found> {
         };
         let folder = place.rsplit_once('/').map_or("", |(folder, _)| folder);
         let read = bootconfig::read(&text, folder);
-        for entry in read.entries {
+        for entry in read.entries.into_iter().take(MAX_ENTRIES) {
             let there = |files: &mut Files, file: &str| extent(&mut files.extents, file).is_some();
             if there(files, &entry.kernel) && there(files, &entry.initrd) {
                 return Some(Found {
@@ -337,7 +339,7 @@ fn by_boot_loader(files: &mut Files) -> Option<Found> {
                 });
             }
         }
-        for more in read.includes {
+        for more in read.includes.into_iter().take(MAX) {
             if !places.contains(&more) {
                 places.push_front(more);
             }

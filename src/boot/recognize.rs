@@ -7,6 +7,7 @@ use std::io::Read;
 
 use super::setup;
 use super::source::Source;
+use crate::storage::foreign;
 
 /// An ISO 9660 volume descriptor has this at 16 sectors of 2048 bytes, behind its type.
 const ISO_MAGIC_AT: u64 = 16 * 2048 + 1;
@@ -59,16 +60,6 @@ const MAGICS: &[(usize, &[u8], &str, Use)] = &[
     (0, b"\x5d\0\0", "lzma-compressed data", Use::Packed),
     (0, b"\x89LZO", "lzo-compressed data", Use::Packed),
     (0, b"QFI\xfb", "a qcow2 disk image", Use::Disk),
-    (0, b"KDMV", "a VMDK disk image", Use::Disk),
-    (
-        0,
-        b"# Disk DescriptorFile",
-        "a VMDK disk image's description",
-        Use::Disk,
-    ),
-    (0x40, b"\x7f\x10\xda\xbe", "a VDI disk image", Use::Disk),
-    (0, b"conectix", "a VHD disk image", Use::Disk),
-    (0, b"vhdxfile", "a VHDX disk image", Use::Disk),
     (0x200, b"EFI PART", "a disk image with a GPT", Use::Disk),
     (
         0x438,
@@ -155,11 +146,19 @@ impl Kind {
         if start.starts_with(b"\x7fELF") {
             return kind("an ELF file (a kernel or program)", Use::Kernel);
         }
-        let (_, _, what, belongs) = MAGICS.iter().find(|(at, magic, ..)| {
+        let known = MAGICS.iter().find(|(at, magic, ..)| {
             let there = start.get(*at..);
             there.is_some_and(|bytes| bytes.starts_with(magic))
-        })?;
-        kind(what, *belongs)
+        });
+        match known {
+            Some((_, _, what, belongs)) => kind(what, *belongs),
+            // A file inside of an ISO is no disk image.
+            None if source.start() != 0 => None,
+            None => match foreign::by_content(source.file(), source.len()) {
+                Ok(Some(format)) if format.is_disk() => kind(format.name, Use::Disk),
+                _ => None,
+            },
+        }
     }
 
     /// The same, with a look at what is inside of compressed data. That takes memory, so it is for

@@ -97,7 +97,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Print the resolved machine and start nothing
+    /// Print the resolved machine, find what a start would find (rights, limits, locks), and start nothing
     #[arg(long)]
     pub dry_run: bool,
 

@@ -1,5 +1,6 @@
 //! The configuration file: TOML, with the names of the command line's options.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -107,7 +108,17 @@ pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
             "has {mib} MiB, and a configuration has at most 1"
         )));
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    // A file may be longer than it says, as those in /proc are.
+    std::fs::File::open(path)
+        .and_then(|file| {
+            file.take(MAX_BYTES.saturating_add(1))
+                .read_to_end(&mut bytes)
+        })
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(none("has more than 1 MiB, and no configuration has".into()));
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let (good, bad) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
         let good = String::from_utf8_lossy(good);

@@ -172,7 +172,8 @@ impl Vcpu {
         }
     }
 
-    /// Whether a triple fault is the guest's way of asking for a reset: it has said so, or has loaded an IDT without entries, which nobody does by accident.
+    /// Whether a triple fault is the guest's way of asking for a reset: it has said so, or has loaded
+    /// an IDT without entries, which nobody does by accident.
     fn reset_was_asked_for(&self) -> bool {
         // On AMD, KVM has put the vCPU into its INIT state by now and the IDT's limit is 0xffff.
         let empty_idt = self.fd.get_sregs().is_ok_and(|sregs| sregs.idt.limit == 0);

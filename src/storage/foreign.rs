@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::aligned;
 use super::qcow2::MAGIC;
@@ -258,11 +258,8 @@ pub fn by_name(path: &Path) -> Option<&'static Foreign> {
 
 impl Mark {
     fn is_in(&self, head: &[u8], tail: &[u8]) -> bool {
-        let part = |bytes: &[u8], at: usize, len: usize| -> Option<Vec<u8>> {
-            Some(bytes.get(at..at.checked_add(len)?)?.to_vec())
-        };
         match self {
-            At(at, mark) => part(head, *at as usize, mark.len()).as_deref() == Some(mark),
+            At(at, mark) => part(head, *at as usize, mark.len()) == Some(mark),
             Text(at, mark) => part(head, *at as usize, mark.len())
                 .is_some_and(|bytes| bytes.eq_ignore_ascii_case(mark)),
             BeforeEnd(before, mark) => tail
@@ -274,13 +271,22 @@ impl Mark {
     }
 }
 
+fn part(bytes: &[u8], at: usize, len: usize) -> Option<&[u8]> {
+    bytes.get(at..at.checked_add(len)?)
+}
+
 impl Foreign {
+    /// Whether it is a disk image, and no archive or packed file.
+    pub fn is_disk(&self) -> bool {
+        matches!(self.way, QemuImg(_))
+    }
+
     /// How to make an image of the file at `path` that can be used.
     pub fn way_out(&self, path: &Path) -> String {
         let from = shell_word(&path.display().to_string());
         match self.way {
             QemuImg(format) => {
-                let to = shell_word(&path.with_extension("qcow2").display().to_string());
+                let to = shell_word(&beside(path, path.with_extension("qcow2")));
                 format!("make one: qemu-img convert -f {format} -O qcow2 {from} {to}")
             }
             Unpack(command) => {
@@ -289,12 +295,26 @@ impl Foreign {
                     Some(_) => inside,
                     None => path.with_extension("img"),
                 };
-                let to = shell_word(&to.display().to_string());
+                let to = shell_word(&beside(path, to));
                 format!("unpack it: {command} {from} > {to}")
             }
             Words(words) => words.into(),
         }
     }
+}
+
+/// The name of a new file beside `path`: `wanted`, if that is another one. A command that writes to
+/// the file that it reads would destroy it.
+fn beside(path: &Path, wanted: PathBuf) -> String {
+    let new = match wanted == path {
+        false => wanted,
+        true => {
+            let mut name = std::ffi::OsString::from("new-");
+            name.push(path.file_name().unwrap_or_default());
+            path.with_file_name(name)
+        }
+    };
+    new.display().to_string()
 }
 
 /// `text` as a shell takes it for one word.
@@ -376,6 +396,22 @@ mod tests {
         assert!(way("a.raw.gz").ends_with("gzip -dc a.raw.gz > a.raw"));
         assert!(way("a.zst").ends_with("> a.img"));
         assert!(way("-x.qed").contains("'./-x.qed'"));
+    }
+
+    #[test]
+    fn no_command_writes_to_the_file_that_it_reads() {
+        for name in ["disk.img", "disk.qcow2", "disk", "a/disk.img"] {
+            for format in FORMATS {
+                let way = format.way_out(Path::new(name));
+                let words: Vec<_> = way.split(' ').filter(|word| *word == name).collect();
+                assert!(words.len() <= 1, "{way}");
+            }
+        }
+        let gzip = by_name(Path::new("x.gz")).unwrap();
+        assert!(
+            gzip.way_out(Path::new("a/b.img"))
+                .ends_with("gzip -dc a/b.img > a/new-b.img")
+        );
     }
 
     #[test]
