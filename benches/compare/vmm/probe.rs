@@ -34,7 +34,7 @@ impl Found {
     pub fn line(&self) -> Option<String> {
         let (first, why) = self.refused.first()?;
         // The program's own words: nothing of them may reach a terminal as a command to it.
-        let why: String = why.escape_debug().collect();
+        let why = bantam::error::escaped(why);
         let names = self.names.join(", ");
         Some(match self.model {
             Some(model) => format!("{names}: with -cpu {model}, as -cpu {first} {why}"),
