@@ -284,7 +284,7 @@ fn measure(args: &Args, context: &Context, all: &mut Found) -> Result<()> {
         for series in &figure.series {
             if let Some(why) = &series.missing {
                 // The program's own words: nothing of them may reach a terminal as a command to it.
-                let said = series.said.as_deref().unwrap_or_default().escape_debug();
+                let said = bantam::error::escaped(series.said.as_deref().unwrap_or_default());
                 let said: String = said.take(SAID_CHARS).collect();
                 let dots = if said.is_empty() { "" } else { ": " };
                 eprintln!(
