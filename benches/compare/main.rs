@@ -285,7 +285,7 @@ fn measure(args: &Args, context: &Context, all: &mut Found) -> Result<()> {
             if let Some(why) = &series.missing {
                 // The program's own words: nothing of them may reach a terminal as a command to it.
                 let said = bantam::error::escaped(series.said.as_deref().unwrap_or_default());
-                let said: String = said.take(SAID_CHARS).collect();
+                let said: String = said.chars().take(SAID_CHARS).collect();
                 let dots = if said.is_empty() { "" } else { ": " };
                 eprintln!(
                     "{} ({}): {}: {why}{dots}{said}",
