@@ -12,10 +12,9 @@
 mod common;
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use common::{admin, bantam, guest, run, run_with};
@@ -79,25 +78,12 @@ impl Drop for Loop {
 
 /// A machine whose guest does `wish` on `disk`, when it is at work.
 fn at_work(wish: &str, disk: &str) -> Child {
-    let mut vmm = Command::new(bantam())
+    let mut command = Command::new(bantam());
+    command
         .args(["run", guest::elf().to_str().unwrap()])
         .args(["--append", &format!("do={wish}")])
-        .args(["--disk", disk, "--time-limit", "30s"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut text = Vec::new();
-    let mut byte = [0];
-    let stdout = vmm.stdout.as_mut().unwrap();
-    while !text.ends_with(b"at work\n") && stdout.read_exact(&mut byte).is_ok() {
-        text.push(byte[0]);
-    }
-    let text = String::from_utf8_lossy(&text);
-    assert!(text.ends_with("at work\n"), "{disk}: {text}");
-    assert!(!text.contains("WRONG"), "{disk}: {text}");
-    vmm
+        .args(["--disk", disk, "--time-limit", "30s"]);
+    common::at_work(command, "at work\n")
 }
 
 /// It has ended by itself, after so many checks.

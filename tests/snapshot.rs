@@ -237,21 +237,8 @@ fn two_lives() {
 }
 
 /// A machine whose guest writes for ever; it has written by now.
-fn at_work(mut command: Command) -> Child {
-    let mut vmm = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut text = Vec::new();
-    let mut byte = [0];
-    let stdout = vmm.stdout.as_mut().unwrap();
-    while !text.ends_with(b"20\n") && stdout.read_exact(&mut byte).is_ok() {
-        text.push(byte[0]);
-    }
-    let text = String::from_utf8_lossy(&text);
-    assert!(text.ends_with("20\n") && !text.contains("WRONG"), "{text}");
+fn at_work(command: Command) -> Child {
+    let mut vmm = common::at_work(command, "20\n");
     // It is never held up by a test that does not read.
     let mut stdout = vmm.stdout.take().unwrap();
     std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));

@@ -80,6 +80,27 @@ pub fn run_with(mut command: Command, input: &[u8], limit: Duration) -> Outcome 
     outcome
 }
 
+/// Starts a machine, and returns when its guest has said `line`.
+pub fn at_work(mut command: Command, line: &str) -> Child {
+    let mut vmm = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (mut text, mut byte) = (Vec::new(), [0]);
+    let stdout = vmm.stdout.as_mut().unwrap();
+    while !text.ends_with(line.as_bytes()) && stdout.read_exact(&mut byte).is_ok() {
+        text.push(byte[0]);
+    }
+    let text = String::from_utf8_lossy(&text);
+    assert!(
+        text.ends_with(line) && !text.contains("WRONG"),
+        "{command:?}: {text}"
+    );
+    vmm
+}
+
 /// Waits for a child; `None` after `limit`.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let end = Instant::now() + limit;
