@@ -15,9 +15,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use bantam::board::bus::Bus;
 use bantam::devices::serial::Uart;
 use bantam::devices::{BusDevice, IrqLine};
-use bantam::machine::bus::Bus;
 use bantam::storage::{Image, IoBuffers, IoMode, SECTOR_BYTES, Work};
 use bantam::virtio::block::request::{Geometry, Request};
 use bantam::virtio::block::{Block, Setup};

@@ -19,15 +19,18 @@
 //! a unit test can give it.
 
 pub mod arch;
+pub mod board;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod devices;
 pub mod error;
 pub mod image;
 pub mod limits;
 pub mod machine;
+pub mod memory;
 pub mod storage;
-pub mod terminal;
+pub mod sync;
 pub mod unnamed;
 pub mod virtio;

@@ -23,9 +23,10 @@ use std::time::Duration;
 use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
+pub use crate::memory::Backing as MemoryBacking;
 pub use disk::Disk;
 pub use error::ConfigError;
-pub use values::{Console, MemoryBacking};
+pub use values::Console;
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;

@@ -6,23 +6,11 @@ use std::time::Duration;
 use super::error::ConfigError;
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::topology::Topology;
+use crate::memory::Backing as MemoryBacking;
 
 /// Below this the boot tables and a kernel have no room.
 const MIN_MEMORY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
-
-/// What guest RAM is on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum MemoryBacking {
-    /// Anonymous memory, on transparent huge pages where the host has them
-    #[default]
-    Thp,
-    /// Pages of 2 MiB from the pool that the administrator has set aside (vm.nr_hugepages)
-    Hugetlbfs,
-    /// A memfd, which other processes can map
-    Shared,
-}
 
 /// Where the guest's serial port goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,9 @@
 
 use std::sync::Mutex;
 
+use super::BusDevice;
 use super::power::{PowerRequest, PowerSink};
-use super::{BusDevice, lock};
+use crate::sync::lock;
 
 const STATUS_OUTPUT_FULL: u8 = 1 << 0;
 const STATUS_SYSTEM: u8 = 1 << 2;

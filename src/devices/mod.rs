@@ -11,9 +11,6 @@ pub mod power;
 pub mod pvpanic;
 pub mod serial;
 
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-
 use vmm_sys_util::eventfd::EventFd;
 
 /// Something that answers on a range of ports or of guest physical addresses.
@@ -47,12 +44,4 @@ impl IrqLine {
         // is pending already, and that is all a second one would have said.
         let _ = self.0.write(1);
     }
-}
-
-/// Locks a mutex, also one whose holder panicked: a device is then in some state that its
-/// guest could have produced itself, and the machine is on its way out.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -25,7 +25,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::last_words::LastWords;
 use super::pace::Pace;
-use super::{BusDevice, IrqLine, lock};
+use super::{BusDevice, IrqLine};
+use crate::sync::lock;
 
 /// Bytes that wait for the reader of the console.
 const TX_RING_BYTES: usize = 64 * 1024;

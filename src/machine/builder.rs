@@ -18,15 +18,14 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bus::Bus;
+use super::ending::reset::{self, ResetFlag};
+use super::ending::{Exit, ExitBox};
 use super::error::{StartError, call, host};
-use super::exit::{Exit, ExitBox};
 use super::host;
 use super::plan::{Plan, PlannedDisk};
-use super::reset::{self, ResetFlag};
-use super::vcpu::Shared;
-use super::vcpus::{Start, VcpuMaker, Vcpus};
+use super::vcpu::{Shared, Start, VcpuMaker, Vcpus};
 use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
+use crate::board::bus::Bus;
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
 use crate::devices::i8042::I8042;
 use crate::devices::pci::PciPorts;
@@ -37,7 +36,7 @@ use crate::devices::{BusDevice, IrqLine};
 use crate::limits;
 use crate::storage::limit::Limiter;
 use crate::virtio::block::{Block, Setup};
-use crate::virtio::mmio::QUEUE_NOTIFY;
+use crate::virtio::transport::mmio::QUEUE_NOTIFY;
 use crate::virtio::{Interrupt, MmioTransport};
 
 /// Less than this is loaded before a thread for it would have started.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::exit::{Exit, ExitBox};
+use super::ending::{Exit, ExitBox};
 use super::signals::{self, Signals};
 use crate::devices::IrqLine;
 

@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::host;
-use crate::config::MemoryBacking;
-use crate::error::{Help, io_reason, more_address_space};
-use crate::limits;
+use crate::console::ConsoleError;
+use crate::error::{Help, io_reason};
+use crate::memory::MapError;
 
 /// See [`Machine`](super::Machine).
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +27,11 @@ pub enum StartError {
         command: String,
     },
     /// mmap(2) refused.
-    #[error("cannot map {} MiB of guest memory: {reason}", bytes >> 20)]
-    Memory {
-        /// Asked for.
-        bytes: u64,
-        /// Asked of.
-        backing: MemoryBacking,
-        /// The host's reason.
-        reason: String,
-    },
+    #[error(transparent)]
+    Memory(#[from] MapError),
+    /// The console cannot be opened.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     /// More vCPUs than KVM makes.
     #[error("--cpus {cpus}: KVM on this host makes at most {max}")]
     Cpus {
@@ -83,22 +79,8 @@ impl Help for StartError {
             StartError::LostOnPvm { command, .. } => format!(
                 "run it in the lab, from the source's folder: {command}; or on a host with VMX or SVM"
             ),
-            StartError::Memory {
-                bytes,
-                backing: MemoryBacking::Hugetlbfs,
-                ..
-            } => format!(
-                "have that many huge pages free: 'sysctl vm.nr_hugepages={}' as root, \
-                 if no others are in use",
-                bytes >> 21
-            ),
-            StartError::Memory { .. } if limits::address_space().is_some() => format!(
-                "{}; or give the machine less with --memory",
-                more_address_space()
-            ),
-            StartError::Memory { .. } => {
-                "give the machine less with --memory; 'free -m' shows what this host has".into()
-            }
+            StartError::Memory(error) => error.help(),
+            StartError::Console(error) => error.help(),
             StartError::Cpus { max, .. } => format!("give at most --cpus {max}"),
             StartError::Call { .. } => {
                 "'bantam check' tells whether this host has what is needed".into()
@@ -106,20 +88,12 @@ impl Help for StartError {
             StartError::Host { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
                 "raise the limit of threads: ulimit -u, or pids.max of the cgroup".into()
             }
-            StartError::Host { what, source } => match source.raw_os_error() {
+            StartError::Host { source, .. } => match source.raw_os_error() {
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
                     "give yourself the right to it, or choose another place".into()
                 }
-                Some(libc::ENOENT | libc::ENOTDIR) if what.starts_with("write the console") => {
-                    "make its folder first: mkdir -p".into()
-                }
-                Some(libc::EISDIR) => "name a file in that folder".into(),
-                Some(libc::ENXIO) => "start its reader first".into(),
                 Some(libc::ENOSPC | libc::EDQUOT) => {
-                    "make room there, or raise the limit: sysctl fs.epoll.max_user_watches".into()
-                }
-                Some(_) if what.starts_with("write the console") => {
-                    "choose another file with --console file=PATH".into()
+                    "raise the limit: sysctl fs.epoll.max_user_watches".into()
                 }
                 Some(_) => "check the limits of this user (ulimit -a) and of its cgroup".into(),
                 None => "this is a defect of bantam: report it with the line above".into(),
@@ -136,7 +110,7 @@ impl Help for StartError {
 }
 
 /// Turns a failed KVM call into an error that names it.
-pub(super) fn call(call: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> StartError {
+pub(crate) fn call(call: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> StartError {
     move |error| StartError::Call {
         call,
         source: error.into(),
@@ -144,7 +118,7 @@ pub(super) fn call(call: &'static str) -> impl Fn(vmm_sys_util::errno::Error) ->
 }
 
 /// Turns a failed host call into an error that says what was to be done.
-pub(super) fn host(what: &str) -> impl Fn(io::Error) -> StartError + '_ {
+pub(crate) fn host(what: &str) -> impl Fn(io::Error) -> StartError + '_ {
     move |source| StartError::Host {
         what: what.to_owned(),
         source,

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::endpoints::{self, Endpoints};
 use super::error::{StartError, host};
 use super::plan::Plan;
 use super::signals::Signals;
 use super::vcpu;
+use crate::console::endpoints::{self, Endpoints};
 
 /// See the [module](self).
 pub struct Lasting {

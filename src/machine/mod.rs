@@ -11,42 +11,29 @@
 //! - [`rehearsal`]: whether it would start (`--dry-run`);
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a
 //!   reset starts it again, and [`lasting`]: what stays;
-//! - [`vcpus`]: makes the vCPUs, beside the devices; [`vcpu`]: a vCPU thread, KVM_RUN and what each exit means;
-//! - [`bus`]: an address and the device behind it;
-//! - [`event_loop`]: who listens on what; [`console`] (with [`endpoints`], [`output`] and
-//!   [`stall`]),
-//!   [`control`] (with [`signals`]) and [`block_io`] are on it; [`io_thread`] has one of its own;
-//! - [`exit`]: why a machine has ended; [`reset`]: what a reset means; [`crash`]: what can be said
-//!   of a crash;
+//! - [`vcpu`]: makes the vCPUs, beside the devices, and runs each on a thread: KVM_RUN and what each exit
+//!   means;
+//! - [`event`]: who listens on what; [`control`] (with [`signals`]) is on it, the console, and the queues of
+//!   devices;
+//! - [`ending`]: why a machine has ended, what a reset means, what can be said of a crash;
 //! - [`host`]: what this host can do.
 
-pub mod block_io;
 pub mod builder;
-pub mod bus;
-pub mod console;
 pub mod control;
-pub mod crash;
-pub mod endpoints;
+pub mod ending;
 pub mod error;
-pub mod event_loop;
-pub mod exit;
+pub mod event;
 pub mod host;
-pub mod io_thread;
 pub mod lasting;
-pub mod memory;
-pub mod output;
 pub mod plan;
 pub mod rehearsal;
 pub mod report;
-pub mod reset;
 pub mod run;
 pub mod session;
 pub mod signals;
-pub mod stall;
 pub mod vcpu;
-pub mod vcpus;
 
 pub use builder::Machine;
+pub use ending::Exit;
 pub use error::StartError;
-pub use exit::Exit;
 pub use plan::{Plan, PlanError};

@@ -15,7 +15,7 @@ use crate::boot::{
 use crate::config::{BootFrom, Disk, VmConfig};
 use crate::error::{ExitStatus, Help, io_reason};
 use crate::storage::{IoMode, OpenError, Opened, Overlay, OverlayError, engine, open};
-use crate::virtio::mmio::MMIO_SIZE;
+use crate::virtio::transport::mmio::MMIO_SIZE;
 
 /// A disk with its file and its place.
 #[derive(Debug)]

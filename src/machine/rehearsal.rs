@@ -11,24 +11,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::{StartError, host};
-use super::{Machine, Plan, memory};
+use super::error::StartError;
+use super::{Machine, Plan};
 use crate::config::Console;
+use crate::console::ConsoleError;
+use crate::memory::ram;
 
 /// Makes the machine and gives it up again.
 ///
 /// # Errors
 /// Those of a start.
 pub fn rehearse(plan: &Plan) -> Result<(), StartError> {
-    memory::share_heap();
-    let memory = Arc::new(memory::map(plan.config.memory, plan.config.memory_backing)?);
+    ram::share_heap();
+    let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
     drop(Machine::build(plan, &memory)?);
     match &plan.config.console {
         Console::Stdio | Console::None => Ok(()),
         Console::Pty => may(Path::new("/dev/ptmx"), libc::R_OK | libc::W_OK)
-            .map_err(host("make a pseudo-terminal")),
+            .map_err(|error| ConsoleError::Pty(error).into()),
         Console::File(path) => {
-            may_write(path).map_err(host(&format!("write the console to {}", path.display())))
+            let file = |source| ConsoleError::File {
+                path: path.clone(),
+                source,
+            };
+            may_write(path).map_err(|error| file(error).into())
         }
     }
 }

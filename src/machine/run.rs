@@ -9,17 +9,19 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::block_io::{BlockIo, Company};
 use super::builder::{Machine, MachineDisk};
-use super::console::{Console, Line};
 use super::control::Control;
+use super::ending::{Exit, ExitBox};
 use super::error::{StartError, host};
-use super::event_loop::EventLoop;
-use super::exit::Exit;
-use super::io_thread::IoThread;
+use super::event::EventLoop;
+use super::event::io_thread::IoThread;
+use super::event::queue_io::{BlockIo, Company};
 use super::lasting::Lasting;
 use super::plan::PlannedDisk;
 use super::vcpu;
+use crate::console::keys::Action;
+use crate::console::{Console, Line};
+use crate::error::say;
 use crate::limits;
 
 /// How long the last output may take to reach its reader once the machine has ended.
@@ -54,8 +56,7 @@ impl Machine {
         let console = Rc::new(RefCell::new(Console::new(
             self.uart.clone(),
             line,
-            self.exit.clone(),
-            state,
+            actions(self.exit.clone(), state),
         )));
         let control = Control::new(
             self.exit.clone(),
@@ -153,6 +154,16 @@ fn stop(threads: Vec<JoinHandle<()>>) {
         // A thread that panicked has said so on stderr.
         let _ = thread.join();
     }
+}
+
+/// What the escape keys do.
+fn actions(exit: Arc<ExitBox>, state: Box<dyn Fn() -> String>) -> Box<dyn Fn(Action)> {
+    Box::new(move |action| match action {
+        Action::Quit => exit.post(Exit::Quit),
+        Action::State => say(&format!("\n{}", state())),
+        // The console shows it by itself.
+        Action::Help => {}
+    })
 }
 
 /// What Ctrl-a c shows.

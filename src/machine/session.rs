@@ -13,11 +13,12 @@
 
 use std::sync::Arc;
 
+use super::ending::Exit;
 use super::error::{StartError, host};
-use super::exit::Exit;
 use super::lasting::Lasting;
 use super::run::{Remains, finish};
-use super::{Machine, Plan, memory};
+use super::{Machine, Plan};
+use crate::memory::ram;
 
 /// Runs the machine that `plan` describes to its end; with `reboot` in its configuration, the end
 /// of a guest that resets it is the beginning of the next.
@@ -26,8 +27,8 @@ use super::{Machine, Plan, memory};
 /// When the machine, threads or the console cannot be had. Once the guest runs, every end is an
 /// [`Exit`].
 pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
-    memory::share_heap();
-    let memory = Arc::new(memory::map(plan.config.memory, plan.config.memory_backing)?);
+    ram::share_heap();
+    let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
     let mut lasting = None;
     loop {
         let machine = Machine::build(&plan, &memory)?;
@@ -50,8 +51,7 @@ pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
         };
         let quiet = finish(remains, disks);
         if again && quiet {
-            memory::clear(&memory, plan.config.memory_backing)
-                .map_err(host("empty guest memory"))?;
+            ram::clear(&memory, plan.config.memory_backing).map_err(host("empty guest memory"))?;
             continue;
         }
         return ended.map(|(exit, _)| exit);

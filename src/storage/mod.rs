@@ -11,14 +11,13 @@
 //! - an [`Image`] knows which bytes of the disk are where: [`raw`], [`qcow2`], and over one of them,
 //!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
-//! - [`buffers`]: guest memory as the kernel wants it; nothing is copied on the way;
+//! - [`IoBuffers`](crate::memory::buffers): guest memory as the kernel wants it; nothing is copied on the way;
 //! - [`access`], [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.
 
 pub mod access;
 pub mod aligned;
-pub mod buffers;
 pub mod engine;
 pub mod error;
 pub mod foreign;
@@ -33,8 +32,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+pub use crate::memory::IoBuffers;
 pub use access::{Access, CacheMode, Format};
-pub use buffers::IoBuffers;
 pub use engine::{Engine, IoMode};
 pub use error::OpenError;
 pub use open::Opened;

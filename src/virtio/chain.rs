@@ -11,12 +11,12 @@
 //! The guest can change a descriptor while we look at it. So each is copied out of guest memory
 //! exactly once, into a [`Chain`] that is reused from request to request, and everything after
 //! works on the copy. Whether the ranges are RAM is checked where they are used, by
-//! [`IoBuffers`](crate::storage::IoBuffers) and by vm-memory itself.
+//! [`IoBuffers`](crate::memory::IoBuffers) and by vm-memory itself.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::objects;
+use crate::memory::objects;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_BYTES: u64 = 16;

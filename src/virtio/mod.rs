@@ -14,16 +14,14 @@
 
 pub mod block;
 pub mod chain;
-pub mod interrupt;
-pub mod mmio;
-mod objects;
+pub mod transport;
 
 use std::sync::Arc;
 
 use virtio_queue::Queue;
 
-pub use interrupt::Interrupt;
-pub use mmio::MmioTransport;
+pub use transport::interrupt::Interrupt;
+pub use transport::mmio::MmioTransport;
 
 /// The part of a device that differs from type to type, as the transport sees it.
 ///

@@ -18,7 +18,7 @@ use io_uring::{IoUring, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
-use crate::storage::buffers::MAX_SEGMENTS_PER_CALL;
+use crate::memory::buffers::MAX_SEGMENTS_PER_CALL;
 use crate::storage::{Image, Job, Work};
 
 /// The image's place in the table of registered files.

@@ -23,9 +23,9 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Interrupt, VirtioDevice};
-use crate::devices::lock;
 use crate::storage::IoBuffers;
 use crate::storage::Work;
+use crate::sync::lock;
 pub use disk::{Disk, Setup};
 use worker::Worker;
 

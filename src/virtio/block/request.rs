@@ -13,9 +13,9 @@
 use virtio_bindings::bindings::virtio_blk as blk;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::memory::objects;
 use crate::storage::{SECTOR_BYTES, Work};
 use crate::virtio::chain::{Chain, Range};
-use crate::virtio::objects;
 
 const HEADER_BYTES: usize = 16;
 

@@ -22,10 +22,10 @@ use super::disk::Disk;
 use super::request::{Operation, Request, Status};
 use super::spin::{For, Spin};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
+use crate::memory::objects;
 use crate::storage::engine;
 use crate::storage::{Engine, IoBuffers, Job, Work};
 use crate::virtio::chain::Chain;
-use crate::virtio::objects;
 
 /// Requests taken or ended in one turn before other devices, and a vCPU that wants to reset this
 /// one, get theirs.

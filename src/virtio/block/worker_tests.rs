@@ -7,7 +7,7 @@ use crate::storage::IoMode;
 use crate::storage::open;
 use crate::virtio::Interrupt;
 use crate::virtio::block::Setup;
-use crate::virtio::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
+use crate::virtio::transport::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
 use std::io::Write;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{GuestAddress, GuestMemoryMmap};

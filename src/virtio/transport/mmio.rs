@@ -21,9 +21,10 @@ use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
-use super::VirtioDevice;
 use super::interrupt::{STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET};
-use crate::devices::{BusDevice, lock};
+use crate::devices::BusDevice;
+use crate::sync::lock;
+use crate::virtio::VirtioDevice;
 
 /// Bytes of guest physical address space that one device takes.
 pub const MMIO_SIZE: u64 = 0x1000;

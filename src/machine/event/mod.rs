@@ -2,15 +2,18 @@
 //!
 //! | subscriber | file descriptors |
 //! |---|---|
-//! | [`Control`](super::control::Control) | end of the machine, signals, time limit |
-//! | [`Console`](super::console::Console) | stdin, stdout when it was full, the UART's wake-up |
-//! | [`BlockIo`](super::block_io::BlockIo) | the ioeventfd of a disk's queue, its engine's event fd, its rate limit's timer |
+//! | [`Control`](crate::machine::control::Control) | end of the machine, signals, time limit |
+//! | [`Console`](crate::console::Console) | stdin, stdout when it was full, the UART's wake-up |
+//! | [`BlockIo`](queue_io::BlockIo) | the ioeventfd of a disk's queue, its engine's event fd, its rate limit's timer |
+
+pub mod io_thread;
+pub mod queue_io;
 
 use std::io;
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
-use super::error::{StartError, host};
+use crate::machine::error::{StartError, host};
 
 /// Any subscriber.
 pub type Subscriber = Box<dyn MutEventSubscriber>;

@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::host::{self, Backend};
+use crate::machine::host::{self, Backend};
 
 /// Bytes shown at RIP: the longest x86 instruction has 15.
 const CODE_BYTES: usize = 16;

@@ -1,14 +1,17 @@
 //! Why a machine ends, and how its threads learn of it.
 
+pub mod crash;
+pub mod reset;
+
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::crash::Crash;
-use crate::devices::lock;
 use crate::error::ExitStatus;
+use crate::sync::lock;
+use crash::Crash;
 
 /// Why the machine has ended.
 #[derive(Debug)]

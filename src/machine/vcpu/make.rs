@@ -21,13 +21,13 @@ use std::thread::JoinHandle;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::error::{StartError, call, host};
-use super::signals;
-use super::vcpu::{Counters, Shared, Vcpu};
+use super::step::{Counters, Shared, Vcpu};
 use crate::arch::x86_64::topology::Topology;
 use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
 use crate::limits;
+use crate::machine::error::{StartError, call, host};
+use crate::machine::signals;
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;

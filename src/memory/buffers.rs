@@ -159,7 +159,7 @@ impl IoBuffers {
 
     /// Has `work` move the next `len` bytes, as if they were all there is, and counts them as moved
     /// when it has.
-    pub(super) fn part(
+    pub(crate) fn part(
         &mut self,
         len: u64,
         work: impl FnOnce(&mut IoBuffers) -> io::Result<()>,
@@ -206,7 +206,7 @@ impl IoBuffers {
     ///
     /// `transfer` gets the segments that are left and the file offset where they begin, and
     /// answers as the system call does: bytes moved, or -1 and errno.
-    pub(super) fn drive(
+    pub(crate) fn drive(
         &mut self,
         offset: u64,
         mut transfer: impl FnMut(&[libc::iovec], i64) -> isize,
@@ -232,7 +232,7 @@ impl IoBuffers {
     }
 
     /// Marks the next `count` bytes as moved.
-    pub(super) fn advance(&mut self, mut count: usize) {
+    pub(crate) fn advance(&mut self, mut count: usize) {
         self.moved = self.moved.saturating_add(count as u64);
         while let Some(segment) = self.segments.get_mut(self.next) {
             if count < segment.iov_len {

@@ -63,7 +63,7 @@ impl Interrupt {
     }
 
     /// Adds bits to the device status.
-    pub(super) fn add_status(&self, bits: u32) {
+    pub(in crate::virtio) fn add_status(&self, bits: u32) {
         self.status.fetch_or(bits, Ordering::SeqCst);
     }
 
@@ -73,12 +73,12 @@ impl Interrupt {
     }
 
     /// The driver acknowledges `bits`.
-    pub(super) fn acknowledge(&self, bits: u32) {
+    pub(in crate::virtio) fn acknowledge(&self, bits: u32) {
         self.isr.fetch_and(!bits, Ordering::SeqCst);
     }
 
     /// Both words as after power-on.
-    pub(super) fn clear(&self) {
+    pub(in crate::virtio) fn clear(&self) {
         self.status.store(0, Ordering::SeqCst);
         self.isr.store(0, Ordering::SeqCst);
     }

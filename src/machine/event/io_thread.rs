@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::block_io::BlockIo;
-use super::error::{StartError, host};
-use super::event_loop::EventLoop;
+use super::EventLoop;
+use super::queue_io::BlockIo;
 use crate::limits;
+use crate::machine::error::{StartError, host};
 
 /// The thread; it ends when this is dropped.
 pub struct IoThread {

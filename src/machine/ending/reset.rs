@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::exit::Exit;
+use super::Exit;
 use crate::arch::x86_64::layout;
 
 /// A value that no operating system writes.

@@ -9,10 +9,9 @@ use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
-use super::error::StartError;
 use crate::arch::x86_64::e820;
-use crate::config::MemoryBacking;
-use crate::error::io_reason;
+use crate::error::{Help, io_reason, more_address_space};
+use crate::limits;
 
 /// A huge page. KVM uses one only where guest physical and host virtual addresses agree below
 /// this, so regions are aligned to it.
@@ -22,12 +21,58 @@ const HUGE_PAGE: usize = 2 << 20;
 /// of it, as programs of the bare machine do, stays small.
 const HUGE_PAGES_FROM: u64 = HUGE_PAGE as u64;
 
+/// What guest RAM is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backing {
+    /// Anonymous memory, on transparent huge pages where the host has them
+    #[default]
+    Thp,
+    /// Pages of 2 MiB from the pool that the administrator has set aside (vm.nr_hugepages)
+    Hugetlbfs,
+    /// A memfd, which other processes can map
+    Shared,
+}
+
+/// The host has no room for guest RAM.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot map {} MiB of guest memory: {reason}", bytes >> 20)]
+pub struct MapError {
+    /// Asked for.
+    bytes: u64,
+    /// Asked of.
+    backing: Backing,
+    /// The host's reason.
+    reason: String,
+}
+
+impl Help for MapError {
+    fn help(&self) -> String {
+        if self.backing == Backing::Hugetlbfs {
+            return format!(
+                "have that many huge pages free: 'sysctl vm.nr_hugepages={}' as root, \
+                 if no others are in use",
+                self.bytes >> 21
+            );
+        }
+        match limits::address_space() {
+            Some(_) => format!(
+                "{}; or give the machine less with --memory",
+                more_address_space()
+            ),
+            None => {
+                "give the machine less with --memory; 'free -m' shows what this host has".into()
+            }
+        }
+    }
+}
+
 /// Maps `bytes` of RAM, around the MMIO hole.
 ///
 /// # Errors
 /// When the host has no room for them.
-pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartError> {
-    let refused = |reason: String| StartError::Memory {
+pub fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, MapError> {
+    let refused = |reason: String| MapError {
         bytes,
         backing,
         reason,
@@ -40,7 +85,7 @@ pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartE
     }
     let memory =
         GuestMemoryMmap::from_regions(regions).map_err(|error| refused(error.to_string()))?;
-    if backing != MemoryBacking::Hugetlbfs {
+    if backing != Backing::Hugetlbfs {
         prefer_huge_pages(&memory);
     }
     Ok(memory)
@@ -51,11 +96,11 @@ pub fn map(bytes: u64, backing: MemoryBacking) -> Result<GuestMemoryMmap, StartE
 ///
 /// # Errors
 /// Those of madvise(2).
-pub fn clear(memory: &GuestMemoryMmap, backing: MemoryBacking) -> io::Result<()> {
+pub fn clear(memory: &GuestMemoryMmap, backing: Backing) -> io::Result<()> {
     let advice = match backing {
-        MemoryBacking::Thp | MemoryBacking::Hugetlbfs => libc::MADV_DONTNEED,
+        Backing::Thp | Backing::Hugetlbfs => libc::MADV_DONTNEED,
         // The pages belong to the memfd, not to our mapping of it.
-        MemoryBacking::Shared => libc::MADV_REMOVE,
+        Backing::Shared => libc::MADV_REMOVE,
     };
     for region in memory.iter() {
         let len = usize::try_from(region.len()).map_err(io::Error::other)?;
@@ -78,18 +123,18 @@ pub fn share_heap() {
     }
 }
 
-fn region(start: u64, len: usize, backing: MemoryBacking) -> io::Result<GuestRegionMmap> {
+fn region(start: u64, len: usize, backing: Backing) -> io::Result<GuestRegionMmap> {
     let (flags, file) = match backing {
-        MemoryBacking::Thp => (
+        Backing::Thp => (
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             None,
         ),
         // Reserved now: a pool that is too small is an error here and not a SIGBUS later.
-        MemoryBacking::Hugetlbfs => (
+        Backing::Hugetlbfs => (
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
             None,
         ),
-        MemoryBacking::Shared => (
+        Backing::Shared => (
             libc::MAP_SHARED | libc::MAP_NORESERVE,
             Some(memfd(len as u64)?),
         ),

@@ -19,10 +19,10 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
 
-use super::bus::Bus;
-use super::crash::{Cause, Crash};
-use super::exit::{Exit, ExitBox};
-use super::reset::ResetFlag;
+use crate::board::bus::Bus;
+use crate::machine::ending::crash::{Cause, Crash};
+use crate::machine::ending::reset::ResetFlag;
+use crate::machine::ending::{Exit, ExitBox};
 
 /// Counts of a vCPU's exits to user space.
 #[derive(Debug, Default)]

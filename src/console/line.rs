@@ -18,12 +18,11 @@ use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
-use super::exit::{Exit, ExitBox};
+use super::keys::{Action, HELP, Keys};
 use super::output::{Output, Wrote};
 use super::stall::Stall;
 use crate::devices::serial::Uart;
 use crate::error::say;
-use crate::terminal::keys::{Action, HELP, Keys};
 
 /// Bytes typed ahead of a guest that does not read.
 const MAX_PENDING: usize = 16 * 1024;
@@ -127,24 +126,17 @@ pub struct Console {
     uart: Arc<Uart>,
     line: Line,
     output_watched: bool,
-    exit: Arc<ExitBox>,
-    state: Box<dyn Fn() -> String>,
+    act: Box<dyn Fn(Action)>,
 }
 
 impl Console {
-    /// Ties `uart` to the outside; `state` is what Ctrl-a c shows.
-    pub fn new(
-        uart: Arc<Uart>,
-        line: Line,
-        exit: Arc<ExitBox>,
-        state: Box<dyn Fn() -> String>,
-    ) -> Self {
+    /// Ties `uart` to the outside; `act` does what the escape keys ask for.
+    pub fn new(uart: Arc<Uart>, line: Line, act: Box<dyn Fn(Action)>) -> Self {
         Console {
             uart,
             line,
             output_watched: false,
-            exit,
-            state,
+            act,
         }
     }
 
@@ -329,9 +321,8 @@ impl Console {
 
     fn act(&self, action: Action) {
         match action {
-            Action::Quit => self.exit.post(Exit::Quit),
-            Action::State => say(&format!("\n{}", (self.state)())),
             Action::Help => say(&format!("\n{HELP}")),
+            action => (self.act)(action),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::console::{Input, Line};
-use super::error::{StartError, host};
+use super::ConsoleError;
+use super::line::{Input, Line};
 use super::output::Output;
+use super::raw::{self, RawMode};
 use crate::config;
 use crate::error::say;
-use crate::terminal::raw::{self, RawMode};
 
 /// Both ends of a console, and the terminal's mode if it was changed.
 pub struct Endpoints {
@@ -29,7 +29,7 @@ pub struct Endpoints {
 ///
 /// # Errors
 /// When a file cannot be made or the terminal cannot be set.
-pub fn open(console: &config::Console) -> Result<Endpoints, StartError> {
+pub fn open(console: &config::Console) -> Result<Endpoints, ConsoleError> {
     match console {
         config::Console::None => Ok(Endpoints {
             line: Line::none(),
@@ -38,14 +38,14 @@ pub fn open(console: &config::Console) -> Result<Endpoints, StartError> {
         }),
         config::Console::Stdio => stdio(),
         config::Console::File(path) => to_file(path),
-        config::Console::Pty => pty().map_err(host("make a pseudo-terminal")),
+        config::Console::Pty => pty().map_err(ConsoleError::Pty),
     }
 }
 
-fn stdio() -> Result<Endpoints, StartError> {
+fn stdio() -> Result<Endpoints, ConsoleError> {
     let terminal = raw::is_terminal();
     let raw = if raw::owns_terminal() {
-        let raw = RawMode::enter().map_err(host("put the terminal into raw mode"))?;
+        let raw = RawMode::enter().map_err(ConsoleError::Terminal)?;
         Some(Rc::new(raw))
     } else {
         None
@@ -56,7 +56,7 @@ fn stdio() -> Result<Endpoints, StartError> {
     let input = input
         .map(|file| Input::new(file, terminal))
         .transpose()
-        .map_err(host("make a timer"))?;
+        .map_err(ConsoleError::Timer)?;
     Ok(Endpoints {
         line: Line::new(input, Output::stdout()),
         raw,
@@ -72,8 +72,7 @@ fn stdin() -> Option<File> {
     (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })
 }
 
-fn to_file(path: &Path) -> Result<Endpoints, StartError> {
-    let what = format!("write the console to {}", path.display());
+fn to_file(path: &Path) -> Result<Endpoints, ConsoleError> {
     let file = File::options()
         .write(true)
         .create(true)
@@ -81,7 +80,10 @@ fn to_file(path: &Path) -> Result<Endpoints, StartError> {
         // A FIFO without a reader is an error instead of a wait.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
-        .map_err(host(&what))?;
+        .map_err(|source| ConsoleError::File {
+            path: path.into(),
+            source,
+        })?;
     let plain = file.metadata().is_ok_and(|meta| meta.is_file());
     let output = match plain {
         true => Output::file(file),

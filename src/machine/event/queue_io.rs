@@ -8,7 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::devices::lock;
+use crate::sync::lock;
 use crate::virtio::block::BlockQueue;
 use crate::virtio::block::worker::{Turn, Worker};
 

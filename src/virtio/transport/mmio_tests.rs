@@ -1,7 +1,7 @@
 use super::*;
 use crate::devices::IrqLine;
 use crate::virtio::Interrupt;
-use crate::virtio::interrupt::{ISR_CONFIG_CHANGE, STATUS_ACKNOWLEDGE, STATUS_DRIVER};
+use crate::virtio::transport::interrupt::{ISR_CONFIG_CHANGE, STATUS_ACKNOWLEDGE, STATUS_DRIVER};
 use vmm_sys_util::eventfd::EventFd;
 
 const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;

@@ -1,0 +1,3 @@
+//! What is on the machine's buses.
+
+pub mod bus;

@@ -1,0 +1,54 @@
+//! Why a console cannot be opened.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Help, io_reason};
+
+/// See [`endpoints::open`](super::endpoints::open).
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The file, FIFO or device that output goes to.
+    #[error("cannot write the console to {}: {}", path.display(), io_reason(source))]
+    File {
+        /// As given.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// No pseudo-terminal.
+    #[error("cannot make a pseudo-terminal: {}", io_reason(.0))]
+    Pty(#[source] io::Error),
+    /// The terminal's settings.
+    #[error("cannot put the terminal into raw mode: {}", io_reason(.0))]
+    Terminal(#[source] io::Error),
+    /// A timer of the console's.
+    #[error("cannot make a timer: {}", io_reason(.0))]
+    Timer(#[source] io::Error),
+}
+
+impl Help for ConsoleError {
+    fn help(&self) -> String {
+        match self {
+            ConsoleError::File { source, .. } => match source.raw_os_error() {
+                Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+                    "give yourself the right to it, or choose another place".into()
+                }
+                Some(libc::ENOENT | libc::ENOTDIR) => "make its folder first: mkdir -p".into(),
+                Some(libc::EISDIR) => "name a file in that folder".into(),
+                Some(libc::ENXIO) => "start its reader first".into(),
+                Some(libc::ENOSPC | libc::EDQUOT) => "make room there".into(),
+                _ => "choose another file with --console file=PATH".into(),
+            },
+            ConsoleError::Pty(_) => {
+                "mount devpts on /dev/pts, or choose another console: --console stdio".into()
+            }
+            ConsoleError::Terminal(_) => {
+                "redirect standard input, or choose another console: --console pty".into()
+            }
+            ConsoleError::Timer(_) => {
+                "check the limits of this user (ulimit -a) and of its cgroup".into()
+            }
+        }
+    }
+}
