@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::devices::BusDevice;
+use super::BusDevice;
 
 struct Slot {
     start: u64,
