@@ -15,17 +15,15 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use bantam::board::bus::Bus;
+use bantam::board::{Bus, BusDevice, CharDevice, IrqLine, Pump};
 use bantam::devices::serial::Uart;
-use bantam::devices::{BusDevice, IrqLine};
 use bantam::storage::{Image, IoBuffers, IoMode, SECTOR_BYTES, Work};
+use bantam::virtio::block::BlockModel;
 use bantam::virtio::block::request::{Geometry, Request};
-use bantam::virtio::block::{Block, Setup};
-use bantam::virtio::chain::Chain;
-use bantam::virtio::{Interrupt, VirtioDevice};
+use bantam::virtio::transport::interrupt::Interrupt;
+use bantam::virtio::{Chain, Complaints, Front, Host, Model, Signal};
 use criterion::{Criterion, criterion_group, criterion_main};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -127,37 +125,47 @@ fn request(c: &mut Criterion) {
 
 fn queue(c: &mut Criterion) {
     let memory = memory_with_request();
-    let interrupt = Arc::new(Interrupt::new(irq()));
-    let setup = Setup {
+    let model = BlockModel {
         image: Arc::new(Nothing),
+        path: "bench".into(),
+        lock: None,
         read_only: false,
+        snapshot: false,
         discard: true,
         serial: "bench".into(),
         queues: 1,
         io: IoMode::Inline,
-        limiter: None,
+        limit_requests: None,
+        limit_bytes: None,
+        io_thread: false,
         poll: std::time::Duration::ZERO,
     };
-    let block = Block::new(setup, memory.clone(), interrupt).unwrap();
-    let mut queue = Queue::new(SIZE).unwrap();
-    queue
-        .try_set_desc_table_address(GuestAddress(DESC))
-        .unwrap();
-    queue
-        .try_set_avail_ring_address(GuestAddress(AVAIL))
-        .unwrap();
-    queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
-    queue.set_ready(true);
-    // VIRTIO_BLK_F_FLUSH: nothing is made durable after each request.
-    block.activate(1 << 9, vec![Some(queue)]);
+    let host = Host {
+        name: "vda".into(),
+        memory: memory.clone(),
+        signal: Arc::new(Signal::new(Arc::new(Interrupt::new(irq())))),
+        complaints: Arc::new(Complaints::about("vda")),
+    };
+    let front = Front::new(model.make(&host).unwrap(), host).unwrap();
+    front.write_status(3);
+    // VIRTIO_F_VERSION_1, and VIRTIO_BLK_F_FLUSH: nothing is made durable after each request.
+    front.want_features(|features| *features = 1 << 32 | 1 << 9);
+    front.write_status(11);
+    front.set_up(0, |queue| {
+        (queue.size, queue.desc, queue.driver, queue.device) = (SIZE, DESC, AVAIL, USED);
+    });
+    front.set_ready(0, true);
+    front.write_status(15);
     let mut avail = 0u16;
     c.bench_function("queue: a request of 4 KiB, from avail to used", |b| {
         b.iter(|| {
             avail = avail.wrapping_add(1);
             memory.write_obj(avail, GuestAddress(AVAIL + 2)).unwrap();
-            block.queues()[0].worker.lock().unwrap().run(true)
+            front.queues()[0].run(true)
         });
     });
+    let used: u16 = memory.read_obj(GuestAddress(USED + 2)).unwrap();
+    assert_eq!(used, avail, "each request was answered");
 }
 
 criterion_group!(parts, serial, bus, request, queue);

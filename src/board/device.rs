@@ -1,6 +1,8 @@
 //! A device as its machine sees it: something that answers on a bus, pulls a line, can be quiesced and go
 //! on, and tells its state.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -55,22 +57,50 @@ pub trait Lifecycle: Send + Sync {
     /// Goes on where [`Lifecycle::quiesce`] has stopped it.
     fn resume(&self) {}
 
-    /// All that a guest could see or that decides what happens next, as a plain value.
-    fn state(&self) -> Value;
+    /// The machine has ended: on return nothing is in flight, and what is kept in memory is where it belongs.
+    fn finish(&self) {}
+
+    /// All that a guest could see or that decides what happens next, as a plain value; null for a device
+    /// that keeps nothing.
+    fn state(&self) -> Value {
+        Value::Null
+    }
 
     /// Takes a value that [`Lifecycle::state`] of the same kind of device has given.
     ///
     /// # Errors
     /// When it is no such value. The device is as it was then.
-    fn restore(&self, state: &Value) -> Result<(), StateError>;
+    fn restore(&self, state: &Value) -> Result<(), StateError> {
+        let () = from_value(state)?;
+        Ok(())
+    }
 }
 
 /// A value is no state of the device to which it is given.
 #[derive(Debug, thiserror::Error)]
-#[error("not a state of {device}: {why}")]
+#[error("not a state of this device: {why}")]
 pub struct StateError {
-    /// Name of the device.
-    pub device: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+impl StateError {
+    /// Wrong for this reason.
+    pub fn new(why: impl Into<String>) -> Self {
+        StateError { why: why.into() }
+    }
+}
+
+/// A state as a plain value.
+pub fn to_value(state: &impl Serialize) -> Value {
+    // Fails only for maps whose keys are no strings, which no state has.
+    serde_json::to_value(state).unwrap_or_default()
+}
+
+/// A state out of a plain value.
+///
+/// # Errors
+/// When it is none.
+pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, StateError> {
+    T::deserialize(value).map_err(|error| StateError::new(error.to_string()))
 }

@@ -1,6 +1,37 @@
-//! What is on the machine's buses.
+//! What is on the machine's buses: one list of parts, each with its place.
+//!
+//! ```text
+//!   Vec<Box<dyn Part>> ──▶ Board::of ──▶ [Placed { place: name, ports or page, GSI; part }]
+//!                                          │ describe   a line of the dry-run
+//!                                          │ aml        what the DSDT says of it
+//!                                          └ build      a device on a bus, made anew for each life
+//! ```
+//!
+//! - [`part`]: what a part says of itself, before there is a machine;
+//! - [`place`]: who is where: names, register pages and interrupt lines are given out here and nowhere else;
+//! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
+//! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices, queues for an event
+//!   loop;
+//! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
+//!
+//! Nothing here knows any part by name. The list of them is the machine's
+//! ([`machine::parts`](crate::machine::parts)).
 
+pub mod aml;
 pub mod bus;
+pub mod chars;
 pub mod device;
+pub mod part;
+pub mod place;
+pub mod power;
+pub mod pump;
+pub mod site;
 
+pub use bus::Bus;
+pub use chars::CharDevice;
 pub use device::{BusDevice, IrqLine, Lifecycle, StateError};
+pub use part::{Names, Need, Part};
+pub use place::{Board, BoardFull, Place, Placed};
+pub use power::{PowerRequest, PowerSink};
+pub use pump::{Pump, Turn};
+pub use site::{Site, SiteError, Wires};

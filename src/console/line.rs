@@ -12,7 +12,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +20,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use super::keys::{Action, HELP, Keys};
 use super::output::{Output, Wrote};
 use super::stall::Stall;
-use crate::devices::serial::Uart;
+use crate::board::CharDevice;
 use crate::error::say;
 
 /// Bytes typed ahead of a guest that does not read.
@@ -123,17 +122,17 @@ impl Input {
 
 /// The subscriber.
 pub struct Console {
-    uart: Arc<Uart>,
+    chars: Arc<dyn CharDevice>,
     line: Line,
     output_watched: bool,
     act: Box<dyn Fn(Action)>,
 }
 
 impl Console {
-    /// Ties `uart` to the outside; `act` does what the escape keys ask for.
-    pub fn new(uart: Arc<Uart>, line: Line, act: Box<dyn Fn(Action)>) -> Self {
+    /// Ties `chars` to the outside; `act` does what the escape keys ask for.
+    pub fn new(chars: Arc<dyn CharDevice>, line: Line, act: Box<dyn Fn(Action)>) -> Self {
         Console {
-            uart,
+            chars,
             line,
             output_watched: false,
             act,
@@ -153,32 +152,32 @@ impl Console {
     fn pump_output(&mut self, ops: &mut EventOps) {
         let mut chunk = [0; CHUNK];
         for _ in 0..CHUNKS_PER_TURN {
-            let count = self.uart.peek_output(&mut chunk);
+            let count = self.chars.peek_output(&mut chunk);
             let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 self.watch_output(ops, false);
                 return;
             };
             match self.line.output.write(bytes) {
-                Wrote::Bytes(done) => self.uart.consume_output(done),
+                Wrote::Bytes(done) => self.chars.consume_output(done),
                 Wrote::Full => {
                     self.watch_output(ops, true);
                     return;
                 }
             }
         }
-        let _ = self.uart.wake_fd().write(1);
+        self.chars.wake();
     }
 
     /// Writes what the guest has said last, until `deadline`.
     pub fn drain(&mut self, deadline: Instant) {
         let mut chunk = [0; CHUNK];
         loop {
-            let count = self.uart.peek_output(&mut chunk);
+            let count = self.chars.peek_output(&mut chunk);
             let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return;
             };
             match self.line.output.write(bytes) {
-                Wrote::Bytes(done) => self.uart.consume_output(done),
+                Wrote::Bytes(done) => self.chars.consume_output(done),
                 Wrote::Full if Instant::now() >= deadline => return,
                 Wrote::Full => {
                     self.line.output.wait(deadline);
@@ -248,7 +247,7 @@ impl Console {
     fn feed(&mut self) {
         let before = self.line.pending.len();
         while !self.line.pending.is_empty() {
-            let taken = self.uart.receive(self.line.pending.as_slices().0);
+            let taken = self.chars.receive(self.line.pending.as_slices().0);
             if taken == 0 {
                 break;
             }
@@ -331,7 +330,7 @@ impl MutEventSubscriber for Console {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match events.data() {
             WAKE => {
-                let _ = self.uart.wake_fd().read();
+                self.chars.heard();
                 self.pump_output(ops);
                 self.pump_input(ops);
             }
@@ -344,7 +343,7 @@ impl MutEventSubscriber for Console {
                 self.pump_input(ops);
             }
             TIMER => {
-                self.uart.timer_expired();
+                self.chars.timer_expired();
                 self.pump_output(ops);
             }
             STALL => {
@@ -357,11 +356,10 @@ impl MutEventSubscriber for Console {
 
     fn init(&mut self, ops: &mut EventOps) {
         let stall = self.line.terminal().map(|terminal| terminal.stall.timer());
-        let fds = [
-            (self.uart.wake_fd().as_raw_fd(), WAKE),
-            (self.uart.timer_fd(), TIMER),
-        ];
-        for (fd, data) in fds.into_iter().chain(stall.map(|fd| (fd, STALL))) {
+        let stall = stall.map(|fd| (fd, STALL));
+        let timer = self.chars.timer_fd().map(|fd| (fd, TIMER));
+        let wake = (self.chars.wake_fd(), WAKE);
+        for (fd, data) in [wake].into_iter().chain(timer).chain(stall) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
                 log::error!("cannot watch the serial port: {error}");
             }

@@ -8,10 +8,16 @@
 //! Ports: 0x60 data, 0x64 status (read) and command (write). Source: IBM PS/2 Hardware Interface
 //! Technical Reference, "Keyboard and Auxiliary Device Controller".
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use super::BusDevice;
-use super::power::{PowerRequest, PowerSink};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::arch::x86_64::layout;
+use crate::board::device::{from_value, to_value};
+use crate::board::{
+    BusDevice, Lifecycle, Need, Part, Place, PowerRequest, PowerSink, Site, SiteError, StateError,
+};
 use crate::sync::lock;
 
 const STATUS_OUTPUT_FULL: u8 = 1 << 0;
@@ -30,7 +36,7 @@ const SELF_TEST_PASSED: u8 = 0x55;
 /// Interface test result: clock line stuck low, that is, nothing is plugged in.
 const NO_DEVICE: u8 = 0x01;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct State {
     output: Option<u8>,
     config: u8,
@@ -100,10 +106,42 @@ impl BusDevice for I8042 {
     }
 }
 
+impl Lifecycle for I8042 {
+    fn state(&self) -> Value {
+        to_value(&*lock(&self.state))
+    }
+
+    fn restore(&self, state: &Value) -> Result<(), StateError> {
+        *lock(&self.state) = from_value(state)?;
+        Ok(())
+    }
+}
+
+/// The controller, for the board.
+pub struct I8042Part;
+
+impl Part for I8042Part {
+    fn need(&self) -> Need {
+        Need::Ports {
+            first: layout::I8042_PORT,
+            count: layout::I8042_PORTS,
+            gsi: None,
+        }
+    }
+
+    fn describe(&self, _name: &str) -> String {
+        "keyboard controller (reset)".into()
+    }
+
+    fn build(&self, place: &Place, site: &mut Site<'_>) -> Result<(), SiteError> {
+        let device = Arc::new(I8042::new(site.power.clone()));
+        site.put(place, "i8042", &device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn controller() -> (I8042, Arc<Mutex<Vec<PowerRequest>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -12,10 +12,16 @@
 //! is how an empty slot answers. Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2; for the reset
 //! control register, Intel's chipset datasheets ("RST_CNT", I/O port 0xcf9).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::BusDevice;
-use super::power::{PowerRequest, PowerSink};
+use serde_json::Value;
+
+use crate::arch::x86_64::layout;
+use crate::board::device::{from_value, to_value};
+use crate::board::{
+    BusDevice, Lifecycle, Need, Part, Place, PowerRequest, PowerSink, Site, SiteError, StateError,
+};
 
 /// Offset of the reset control register.
 const RESET_CONTROL: u64 = 1;
@@ -61,10 +67,43 @@ impl BusDevice for PciPorts {
     }
 }
 
+impl Lifecycle for PciPorts {
+    fn state(&self) -> Value {
+        to_value(&self.address.load(Ordering::Relaxed))
+    }
+
+    fn restore(&self, state: &Value) -> Result<(), StateError> {
+        self.address.store(from_value(state)?, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The ports, for the board.
+pub struct PciPart;
+
+impl Part for PciPart {
+    fn need(&self) -> Need {
+        Need::Ports {
+            first: layout::PCI_PORT,
+            count: layout::PCI_PORTS,
+            gsi: None,
+        }
+    }
+
+    fn describe(&self, _name: &str) -> String {
+        "PCI configuration (no bus behind it), reset control".into()
+    }
+
+    fn build(&self, place: &Place, site: &mut Site<'_>) -> Result<(), SiteError> {
+        let device = Arc::new(PciPorts::new(site.power.clone()));
+        site.put(place, "pci", &device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     fn ports() -> (PciPorts, Arc<Mutex<Vec<PowerRequest>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -7,26 +7,21 @@
 
 use std::sync::Arc;
 
-use super::BusDevice;
-use crate::arch::x86_64::layout::{RESET_VALUE, RESET_VECTOR_VALUE, S5_SLEEP_TYPE};
+use acpi_tables::aml::{self, Device, EISAName, Method, Name, Notify, Path, ResourceTemplate};
+use acpi_tables::{Aml, AmlSink};
+
+use crate::arch::x86_64::layout::{self, RESET_VALUE, RESET_VECTOR_VALUE, S5_SLEEP_TYPE};
+use crate::board::aml::edge;
+use crate::board::{
+    BusDevice, Lifecycle, Need, Part, Place, PowerRequest, PowerSink, Site, SiteError,
+};
+
+/// Notification 0x80 of a power button: "pressed" (ACPI 6.5, 4.8.3.2.2).
+const POWER_BUTTON_PRESSED: u8 = 0x80;
 
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;
 const SLP_TYP_MASK: u8 = 0b111;
-
-/// What the guest asks of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PowerRequest {
-    /// Soft off (S5).
-    PowerOff,
-    /// A reset, and the way by which it was asked for.
-    Reset(&'static str),
-    /// The guest's kernel reports that it has panicked.
-    Panicked,
-}
-
-/// Who is told of a [`PowerRequest`].
-pub type PowerSink = Arc<dyn Fn(PowerRequest) + Send + Sync>;
 
 /// The sleep control, sleep status and reset registers, in this order.
 pub struct AcpiPower {
@@ -57,6 +52,59 @@ impl BusDevice for AcpiPower {
             2 if value == RESET_VECTOR_VALUE => (self.sink)(PowerRequest::Reset("reset vector")),
             _ => {}
         }
+    }
+}
+
+impl Lifecycle for AcpiPower {}
+
+/// The registers, for the board, with the power button.
+pub struct PowerPart;
+
+impl Part for PowerPart {
+    fn need(&self) -> Need {
+        Need::Ports {
+            first: layout::POWER_PORT,
+            count: layout::POWER_PORTS,
+            gsi: Some(layout::POWER_BUTTON_GSI),
+        }
+    }
+
+    fn describe(&self, _name: &str) -> String {
+        "power off, reset, power button".into()
+    }
+
+    /// The button, and the generic event device whose interrupt says that it was pressed
+    /// (ACPI 6.5, 5.6.9). The registers are in the FADT.
+    fn aml(&self, _place: &Place, sink: &mut dyn AmlSink) {
+        Device::new(
+            Path::new("PWRB"),
+            vec![
+                &Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C")),
+                &Name::new(Path::new("_UID"), &aml::ZERO),
+            ],
+        )
+        .to_aml_bytes(sink);
+        let button = Path::new("PWRB");
+        let pressed = Notify::new(&button, &POWER_BUTTON_PRESSED);
+        Device::new(
+            Path::new("GED0"),
+            vec![
+                &Name::new(Path::new("_HID"), &"ACPI0013"),
+                &Name::new(Path::new("_UID"), &aml::ZERO),
+                &Name::new(
+                    Path::new("_CRS"),
+                    &ResourceTemplate::new(vec![&edge(layout::POWER_BUTTON_GSI)]),
+                ),
+                &Method::new(Path::new("_EVT"), 1, true, vec![&pressed]),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+
+    fn build(&self, place: &Place, site: &mut Site<'_>) -> Result<(), SiteError> {
+        site.power_button = Some(site.irq_line(place)?);
+        let device = Arc::new(AcpiPower::new(site.power.clone()));
+        site.put(place, "power", &device)
     }
 }
 

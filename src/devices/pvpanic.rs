@@ -4,8 +4,15 @@
 //! the DSDT as QEMU0001, so that Linux's pvpanic driver finds it. Source: QEMU,
 //! docs/specs/pvpanic.rst.
 
-use super::BusDevice;
-use super::power::{PowerRequest, PowerSink};
+use std::sync::Arc;
+
+use acpi_tables::aml::{Device, IO, Name, Path, ResourceTemplate};
+use acpi_tables::{Aml, AmlSink};
+
+use crate::arch::x86_64::layout;
+use crate::board::{
+    BusDevice, Lifecycle, Need, Part, Place, PowerRequest, PowerSink, Site, SiteError,
+};
 
 const PANICKED: u8 = 1 << 0;
 
@@ -36,10 +43,46 @@ impl BusDevice for PvPanic {
     }
 }
 
+impl Lifecycle for PvPanic {}
+
+/// The device, for the board.
+pub struct PvPanicPart;
+
+impl Part for PvPanicPart {
+    fn need(&self) -> Need {
+        Need::Ports {
+            first: layout::PVPANIC_PORT,
+            count: 1,
+            gsi: None,
+        }
+    }
+
+    fn describe(&self, _name: &str) -> String {
+        "pvpanic".into()
+    }
+
+    fn aml(&self, _place: &Place, sink: &mut dyn AmlSink) {
+        let port = IO::new(layout::PVPANIC_PORT, layout::PVPANIC_PORT, 1, 1);
+        Device::new(
+            Path::new("PVPN"),
+            vec![
+                &Name::new(Path::new("_HID"), &"QEMU0001"),
+                &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&port])),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+
+    fn build(&self, place: &Place, site: &mut Site<'_>) -> Result<(), SiteError> {
+        let device = Arc::new(PvPanic::new(site.power.clone()));
+        site.put(place, "pvpanic", &device)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     #[test]
     fn a_panic_is_reported_and_other_events_are_not() {

@@ -16,16 +16,25 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
-use vm_superio::Trigger;
+use acpi_tables::aml::{self, Device, EISAName, IO, Name, Path, ResourceTemplate};
+use acpi_tables::{Aml, AmlSink};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vm_superio::serial::{Serial, SerialEvents};
+use vm_superio::{SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::last_words::LastWords;
 use super::pace::Pace;
-use super::{BusDevice, IrqLine};
+use crate::arch::x86_64::layout;
+use crate::board::aml::edge;
+use crate::board::device::{from_value, to_value};
+use crate::board::{
+    BusDevice, CharDevice, IrqLine, Lifecycle, Need, Part, Place, Site, SiteError, StateError,
+};
 use crate::sync::lock;
 
 /// Bytes that wait for the reader of the console.
@@ -51,11 +60,15 @@ const LCR_DLAB: u8 = 1 << 7;
 const LSR_THR_EMPTY: u8 = 1 << 5;
 const LSR_IDLE: u8 = 1 << 6;
 
-impl Trigger for IrqLine {
+/// The port's interrupt, as vm-superio wants it.
+#[derive(Debug, Clone)]
+struct Irq(Arc<IrqLine>);
+
+impl Trigger for Irq {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
-        self.pull();
+        self.0.pull();
         Ok(())
     }
 }
@@ -107,7 +120,7 @@ impl SerialEvents for Wake {
 }
 
 struct State {
-    port: Serial<IrqLine, Wake, TxRing>,
+    port: Serial<Irq, Wake, TxRing>,
     /// The guest has seen "transmitter busy", or may be waiting for the interrupt that says
     /// otherwise: it is owed one when the ring drains.
     told_busy: bool,
@@ -136,7 +149,11 @@ impl Uart {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         Ok(Uart {
             state: Mutex::new(State {
-                port: Serial::with_events(irq, Wake(wake.clone()), TxRing::default()),
+                port: Serial::with_events(
+                    Irq(Arc::new(irq)),
+                    Wake(wake.clone()),
+                    TxRing::default(),
+                ),
                 told_busy: false,
                 status_reads: 0,
                 polls: false,
@@ -147,23 +164,36 @@ impl Uart {
         })
     }
 
-    /// Readable when there is output to take now or the receive FIFO has become empty.
-    pub fn wake_fd(&self) -> &EventFd {
-        &self.wake
+    /// How many bytes [`CharDevice::receive`] would take now.
+    #[cfg(test)]
+    fn receive_room(&self) -> usize {
+        lock(&self.state).receive_room()
+    }
+}
+
+impl CharDevice for Uart {
+    fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
     }
 
-    /// Readable when output that lingered is to be taken.
-    pub fn timer_fd(&self) -> RawFd {
-        lock(&self.state).pace.timer()
+    fn heard(&self) {
+        let _ = self.wake.read();
     }
 
-    /// [`Uart::timer_fd`] was readable.
-    pub fn timer_expired(&self) {
+    fn wake(&self) {
+        // Failure means that a wake-up is pending already.
+        let _ = self.wake.write(1);
+    }
+
+    fn timer_fd(&self) -> Option<RawFd> {
+        Some(lock(&self.state).pace.timer())
+    }
+
+    fn timer_expired(&self) {
         lock(&self.state).pace.expired();
     }
 
-    /// Copies waiting output into `buf` without removing it; returns how many bytes.
-    pub fn peek_output(&self, buf: &mut [u8]) -> usize {
+    fn peek_output(&self, buf: &mut [u8]) -> usize {
         let state = lock(&self.state);
         let ring = &state.port.writer().bytes;
         let count = ring.len().min(buf.len());
@@ -173,9 +203,8 @@ impl Uart {
         count
     }
 
-    /// Removes `count` bytes of output that have reached their reader, and tells a guest
-    /// that was waiting for room.
-    pub fn consume_output(&self, count: usize) {
+    /// Also tells a guest that was waiting for room.
+    fn consume_output(&self, count: usize) {
         let mut state = lock(&self.state);
         let ring = state.port.writer_mut();
         let count = count.min(ring.bytes.len());
@@ -183,13 +212,7 @@ impl Uart {
         state.tell_room();
     }
 
-    /// How many bytes [`Uart::receive`] would take now.
-    pub fn receive_room(&self) -> usize {
-        lock(&self.state).receive_room()
-    }
-
-    /// Puts bytes into the receive FIFO; returns how many were taken.
-    pub fn receive(&self, bytes: &[u8]) -> usize {
+    fn receive(&self, bytes: &[u8]) -> usize {
         let mut state = lock(&self.state);
         let take = bytes.len().min(state.receive_room());
         match bytes.get(..take) {
@@ -198,8 +221,7 @@ impl Uart {
         }
     }
 
-    /// Whether the guest's kernel has said that it has panicked, and since then nothing of a restart.
-    pub fn told_of_panic(&self) -> bool {
+    fn told_of_panic(&self) -> bool {
         lock(&self.state).port.writer().last_words.panicked()
     }
 }
@@ -250,7 +272,7 @@ impl State {
         if enabled & IER_THR_EMPTY != 0 {
             // Cannot fail: pulling a line has no error.
             let _ = self.port.write(IER, enabled);
-            self.port.interrupt_evt().pull();
+            self.port.interrupt_evt().0.pull();
         }
         true
     }
@@ -277,7 +299,7 @@ impl BusDevice for Uart {
         *first = value;
         drop(state);
         if begins {
-            let _ = self.wake.write(1);
+            self.wake();
         }
     }
 
@@ -306,127 +328,129 @@ impl BusDevice for Uart {
         }
         drop(state);
         if begins {
-            let _ = self.wake.write(1);
+            self.wake();
         }
+    }
+}
+
+/// The registers and what waits in both directions.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    baud_divisor: (u8, u8),
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    received: Vec<u8>,
+    sent: Vec<u8>,
+    told_busy: bool,
+    polls: bool,
+    interrupt_enabled: bool,
+}
+
+impl Lifecycle for Uart {
+    fn state(&self) -> Value {
+        let state = lock(&self.state);
+        let port = state.port.state();
+        to_value(&Saved {
+            baud_divisor: (port.baud_divisor_low, port.baud_divisor_high),
+            interrupt_enable: port.interrupt_enable,
+            interrupt_identification: port.interrupt_identification,
+            line_control: port.line_control,
+            line_status: port.line_status,
+            modem_control: port.modem_control,
+            modem_status: port.modem_status,
+            scratch: port.scratch,
+            received: port.in_buffer,
+            sent: state.port.writer().bytes.iter().copied().collect(),
+            told_busy: state.told_busy,
+            polls: state.polls,
+            interrupt_enabled: state.interrupt_enabled,
+        })
+    }
+
+    fn restore(&self, value: &Value) -> Result<(), StateError> {
+        let saved: Saved = from_value(value)?;
+        if saved.sent.len() > TX_RING_BYTES {
+            return Err(StateError::new("more output than waits in a serial port"));
+        }
+        let mut state = lock(&self.state);
+        let registers = SerialState {
+            baud_divisor_low: saved.baud_divisor.0,
+            baud_divisor_high: saved.baud_divisor.1,
+            interrupt_enable: saved.interrupt_enable,
+            interrupt_identification: saved.interrupt_identification,
+            line_control: saved.line_control,
+            line_status: saved.line_status,
+            modem_control: saved.modem_control,
+            modem_status: saved.modem_status,
+            scratch: saved.scratch,
+            in_buffer: saved.received,
+        };
+        let ring = TxRing {
+            bytes: saved.sent.into(),
+            last_words: LastWords::default(),
+        };
+        let (irq, wake) = (state.port.interrupt_evt().clone(), Wake(self.wake.clone()));
+        state.port = Serial::from_state(&registers, irq, wake, ring)
+            .map_err(|error| StateError::new(format!("{error:?}")))?;
+        state.told_busy = saved.told_busy;
+        state.polls = saved.polls;
+        state.interrupt_enabled = saved.interrupt_enabled;
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+}
+
+/// COM1, for the board.
+pub struct Com1Part;
+
+impl Part for Com1Part {
+    fn need(&self) -> Need {
+        Need::Ports {
+            first: layout::COM1_PORT,
+            count: layout::COM1_PORTS,
+            gsi: Some(layout::COM1_GSI),
+        }
+    }
+
+    fn describe(&self, _name: &str) -> String {
+        "serial port, ttyS0".into()
+    }
+
+    fn aml(&self, _place: &Place, sink: &mut dyn AmlSink) {
+        let ports = IO::new(
+            layout::COM1_PORT,
+            layout::COM1_PORT,
+            1,
+            layout::COM1_PORTS as u8,
+        );
+        Device::new(
+            Path::new("COM1"),
+            vec![
+                &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
+                &Name::new(Path::new("_UID"), &aml::ZERO),
+                &Name::new(
+                    Path::new("_CRS"),
+                    &ResourceTemplate::new(vec![&ports, &edge(layout::COM1_GSI)]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+
+    fn build(&self, place: &Place, site: &mut Site<'_>) -> Result<(), SiteError> {
+        let uart = Uart::new(site.irq_line(place)?).map_err(SiteError::host("make an event fd"))?;
+        let uart = Arc::new(uart);
+        site.chars.push(uart.clone());
+        site.put(place, "com1", &uart)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const THR: u64 = 0;
-
-    fn uart() -> (Uart, EventFd) {
-        let fd = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let uart = Uart::new(IrqLine::new(fd.try_clone().unwrap())).unwrap();
-        (uart, fd)
-    }
-
-    fn lsr(uart: &Uart) -> u8 {
-        let mut byte = [0];
-        uart.read(u64::from(LSR), &mut byte);
-        byte[0]
-    }
-
-    #[test]
-    fn output_arrives_in_order_and_wakes_the_loop() {
-        let (uart, _) = uart();
-        uart.write(THR, b"h");
-        uart.write(THR, b"i");
-        assert_eq!(uart.wake_fd().read().unwrap(), 1);
-        let mut buf = [0; 8];
-        assert_eq!(uart.peek_output(&mut buf), 2);
-        assert_eq!(&buf[..2], b"hi");
-        uart.consume_output(1);
-        assert_eq!(uart.peek_output(&mut buf), 1);
-        assert_eq!(buf[0], b'i');
-    }
-
-    #[test]
-    fn a_slow_reader_makes_the_transmitter_busy_and_nothing_grows() {
-        let (uart, irq) = uart();
-        uart.write(u64::from(IER), &[IER_THR_EMPTY]);
-        for _ in 0..TX_RING_BYTES * 2 {
-            uart.write(THR, b"x");
-        }
-        assert_eq!(lsr(&uart) & LSR_THR_EMPTY, 0);
-        assert_eq!(lock(&uart.state).port.writer().room(), 0);
-        assert!(lock(&uart.state).port.writer().bytes.capacity() <= TX_RING_BYTES * 2);
-
-        // The driver reads IIR in its handler, which clears the cause; then nothing comes until
-        // the reader has taken half of the ring.
-        let mut iir = [0];
-        uart.read(2, &mut iir);
-        let _ = irq.read();
-        uart.consume_output(TX_RING_BYTES / 4);
-        assert!(irq.read().is_err());
-        uart.consume_output(TX_RING_BYTES / 2);
-        assert!(irq.read().is_ok());
-        uart.read(2, &mut iir);
-        assert_eq!(iir[0] & 0x0f, 0x02, "the cause is THR empty");
-        assert_ne!(lsr(&uart) & LSR_THR_EMPTY, 0);
-    }
-
-    #[test]
-    fn input_is_bounded_by_the_fifo() {
-        let (uart, _) = uart();
-        uart.write(u64::from(IER), &[IER_RECEIVED]);
-        assert_eq!(
-            uart.wake_fd().read().unwrap(),
-            1,
-            "told that the guest listens"
-        );
-        let room = uart.receive_room();
-        assert_eq!(uart.receive(&vec![b'a'; room * 3]), room);
-        assert_eq!(uart.receive(b"b"), 0);
-        let mut byte = [0];
-        for _ in 0..room {
-            uart.read(THR, &mut byte);
-            assert_eq!(byte[0], b'a');
-        }
-        assert_eq!(uart.wake_fd().read().unwrap(), 1, "told that there is room");
-    }
-
-    #[test]
-    fn input_waits_until_the_guest_listens() {
-        let (uart, _) = uart();
-        assert_eq!(uart.receive(b"typed ahead"), 0);
-        // A driver that starts: it looks, empties the FIFO, and then enables the interrupt.
-        lsr(&uart);
-        uart.read(THR, &mut [0]);
-        uart.write(u64::from(IER), &[IER_ALL]);
-        assert_eq!(uart.receive(b"typed ahead"), 0, "only a probe");
-        uart.write(u64::from(IER), &[0]);
-        uart.write(u64::from(IER), &[IER_RECEIVED]);
-        uart.write(u64::from(IER), &[IER_ALL]);
-        assert_eq!(uart.receive(b"typed ahead"), 11);
-        uart.write(u64::from(IER), &[0]);
-        assert_eq!(uart.receive(b"x"), 0, "the driver has closed the port");
-    }
-
-    #[test]
-    fn a_guest_that_polls_listens() {
-        let (uart, _) = uart();
-        for _ in 0..POLLING_READS * 2 {
-            lsr(&uart);
-            uart.write(THR, b"x");
-        }
-        assert_eq!(uart.receive_room(), 0, "it only sends");
-        for _ in 0..POLLING_READS {
-            lsr(&uart);
-        }
-        assert_ne!(uart.receive_room(), 0);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_access_is_answered(ops in proptest::collection::vec((0u64..300, 0usize..9, proptest::bool::ANY, 0u8..), 0..200)) {
-            let (uart, _) = uart();
-            for (offset, width, write, value) in ops {
-                let mut data = vec![value; width];
-                if write { uart.write(offset, &data) } else { uart.read(offset, &mut data) }
-            }
-        }
-    }
-}
+#[path = "serial_tests.rs"]
+mod tests;

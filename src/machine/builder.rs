@@ -9,9 +9,9 @@
 //! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM, and the one that
 //! will run the first vCPU makes them all ([`super::vcpus`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -22,22 +22,13 @@ use super::ending::reset::{self, ResetFlag};
 use super::ending::{Exit, ExitBox};
 use super::error::{StartError, call, host};
 use super::host;
-use super::plan::{Plan, PlannedDisk};
+use super::plan::Plan;
 use super::vcpu::{Shared, Start, VcpuMaker, Vcpus};
 use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
-use crate::board::bus::Bus;
+use crate::board::site::Built;
+use crate::board::{CharDevice, IrqLine, PowerRequest, PowerSink, Pump, Site, SiteError, Wires};
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
-use crate::devices::i8042::I8042;
-use crate::devices::pci::PciPorts;
-use crate::devices::power::{AcpiPower, PowerRequest, PowerSink};
-use crate::devices::pvpanic::PvPanic;
-use crate::devices::serial::Uart;
-use crate::devices::{BusDevice, IrqLine};
 use crate::limits;
-use crate::storage::limit::Limiter;
-use crate::virtio::block::{Block, Setup};
-use crate::virtio::transport::mmio::QUEUE_NOTIFY;
-use crate::virtio::{Interrupt, MmioTransport};
 
 /// Less than this is loaded before a thread for it would have started.
 const WORTH_A_THREAD: u64 = 1 << 20;
@@ -45,22 +36,19 @@ const WORTH_A_THREAD: u64 = 1 << 20;
 /// A machine that is set up; [`Machine::run`](super::run) starts it.
 pub struct Machine {
     pub(super) exit: Arc<ExitBox>,
-    pub(super) uart: Arc<Uart>,
+    /// What the console is tied to.
+    pub(super) chars: Vec<Arc<dyn CharDevice>>,
     pub(super) power_button: IrqLine,
-    pub(super) disks: Vec<MachineDisk>,
+    /// All devices, for pause and state.
+    pub(super) devices: Vec<Built>,
+    /// The queues that somebody has to work at.
+    pub(super) pumps: Vec<Arc<dyn Pump>>,
     pub(super) vcpus: Vcpus,
     pub(super) shared: Arc<Shared>,
     pub(super) memory_bytes: u64,
     pub(super) built: Instant,
     // Dropped last: the vCPUs and event fds belong to it.
     _vm: Arc<VmFd>,
-}
-
-/// A disk of a machine.
-pub(super) struct MachineDisk {
-    pub(super) block: Arc<Block>,
-    /// Each queue has a thread of its own.
-    pub(super) io_thread: bool,
 }
 
 impl Machine {
@@ -84,11 +72,10 @@ impl Machine {
                 entry: plan.placement.entry,
             },
         )?;
-        let slots = plan.virtio_slots();
         // KVM waits for the kernel's housekeeping in some calls. What does not need the VM goes on
         // meanwhile.
         std::thread::scope(|scope| {
-            let load = || load(plan, &slots, memory);
+            let load = || load(plan, memory);
             let loading = if plan.bytes_to_load() < WORTH_A_THREAD {
                 load()?;
                 None
@@ -125,23 +112,22 @@ impl Machine {
         .map_err(call("KVM_CREATE_PIT2"))?;
 
         let exit = Arc::new(ExitBox::new().map_err(host("make an event fd"))?);
-        let uart = Arc::new(
-            Uart::new(irq_line(&vm, layout::COM1_GSI)?).map_err(host("make an event fd"))?,
-        );
-        let mut mmio = Bus::default();
-        let mut disks = Vec::new();
-        for disk in &plan.disks {
-            disks.push(add_disk(&vm, disk, memory, &mut mmio)?);
-        }
-        let console = uart.clone();
+        // The parts are built with a way to end the machine, which asks one of them about the end.
+        let told = Arc::new(OnceLock::new());
         let reset = Arc::new(ResetFlag::new(
             memory.clone(),
             cmdline::panics_reset_warm(&plan.cmdline),
-            move || console.told_of_panic(),
+            told_of_panic(told.clone()),
         ));
+        let mut site = Site::new(memory, power_sink(&exit, &reset), &*vm);
+        for placed in plan.board.parts() {
+            placed.part.build(&placed.place, &mut site)?;
+        }
+        let _ = told.set(site.chars.clone());
+        let no_button = || StartError::Defect("the machine has no power button".into());
         let shared = Arc::new(Shared {
-            pio: ports(&uart, power_sink(&exit, &reset))?,
-            mmio,
+            pio: site.ports,
+            mmio: site.pages,
             reset,
             memory: memory.clone(),
             exit: exit.clone(),
@@ -149,15 +135,42 @@ impl Machine {
         let vcpus = vcpus.made()?;
         Ok(Machine {
             exit,
-            uart,
-            power_button: irq_line(&vm, layout::POWER_BUTTON_GSI)?,
-            disks,
+            chars: site.chars,
+            power_button: site.power_button.ok_or_else(no_button)?,
+            devices: site.devices,
+            pumps: site.pumps,
             vcpus,
             shared,
             memory_bytes: plan.config.memory,
             built: Instant::now(),
             _vm: vm,
         })
+    }
+}
+
+impl Wires for VmFd {
+    fn interrupt(&self, fd: &EventFd, gsi: u32) -> Result<(), SiteError> {
+        self.register_irqfd(fd, gsi).map_err(wire("KVM_IRQFD"))
+    }
+
+    fn doorbell(&self, fd: &EventFd, address: u64, value: u32) -> Result<(), SiteError> {
+        self.register_ioevent(fd, &IoEventAddress::Mmio(address), value)
+            .map_err(wire("KVM_IOEVENTFD"))
+    }
+}
+
+fn wire(call: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> SiteError {
+    move |error| SiteError::Call {
+        call,
+        source: error.into(),
+    }
+}
+
+/// Whether a character device has seen the guest's kernel say that it panics.
+fn told_of_panic(chars: Arc<OnceLock<Vec<Arc<dyn CharDevice>>>>) -> impl Fn() -> bool {
+    move || {
+        let mut all = chars.get().into_iter().flatten();
+        all.any(|chars| chars.told_of_panic())
     }
 }
 
@@ -208,14 +221,6 @@ fn add_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), StartError> {
     Ok(())
 }
 
-/// An event fd that KVM turns into an edge on `gsi`.
-fn irq_line(vm: &VmFd, gsi: u32) -> Result<IrqLine, StartError> {
-    let fd =
-        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("make an event fd"))?;
-    vm.register_irqfd(&fd, gsi).map_err(call("KVM_IRQFD"))?;
-    Ok(IrqLine::new(fd))
-}
-
 fn power_sink(exit: &Arc<ExitBox>, reset: &Arc<ResetFlag>) -> PowerSink {
     let (exit, reset) = (exit.clone(), reset.clone());
     Arc::new(move |request| {
@@ -227,87 +232,8 @@ fn power_sink(exit: &Arc<ExitBox>, reset: &Arc<ResetFlag>) -> PowerSink {
     })
 }
 
-fn ports(uart: &Arc<Uart>, power: PowerSink) -> Result<Bus, StartError> {
-    let mut bus = Bus::default();
-    let devices: [(u16, u16, Arc<dyn BusDevice>); 5] = [
-        (
-            layout::I8042_PORT,
-            layout::I8042_PORTS,
-            Arc::new(I8042::new(power.clone())),
-        ),
-        (layout::COM1_PORT, layout::COM1_PORTS, uart.clone()),
-        (
-            layout::PVPANIC_PORT,
-            1,
-            Arc::new(PvPanic::new(power.clone())),
-        ),
-        (
-            layout::POWER_PORT,
-            layout::POWER_PORTS,
-            Arc::new(AcpiPower::new(power.clone())),
-        ),
-        (
-            layout::PCI_PORT,
-            layout::PCI_PORTS,
-            Arc::new(PciPorts::new(power)),
-        ),
-    ];
-    for (first, count, device) in devices {
-        bus.insert(first.into(), count.into(), device)
-            .map_err(|overlap| StartError::Defect(overlap.to_string()))?;
-    }
-    Ok(bus)
-}
-
-fn add_disk(
-    vm: &VmFd,
-    disk: &PlannedDisk,
-    memory: &Arc<GuestMemoryMmap>,
-    mmio: &mut Bus,
-) -> Result<MachineDisk, StartError> {
-    let base = u64::from(disk.slot.base);
-    let interrupt = Arc::new(Interrupt::new(irq_line(vm, disk.slot.gsi)?));
-    let config = &disk.config;
-    let setup = Setup {
-        image: disk.image.image.clone(),
-        read_only: config.access.read_only,
-        discard: config.discard,
-        serial: disk.serial.clone(),
-        queues: config.queues,
-        io: config.io,
-        limiter: Limiter::new(config.limit_requests, config.limit_bytes),
-        // On a host's only processor nobody could do what is waited for.
-        poll: match std::thread::available_parallelism() {
-            Ok(processors) if processors.get() > 1 => config.poll,
-            _ => Duration::ZERO,
-        },
-    };
-    let block =
-        Arc::new(Block::new(setup, memory.clone(), interrupt).map_err(host("make an event fd"))?);
-    for (queue, number) in block.queues().iter().zip(0u32..) {
-        // A write of the queue's number to QueueNotify wakes the worker without an exit.
-        vm.register_ioevent(
-            &queue.kick,
-            &IoEventAddress::Mmio(base.saturating_add(QUEUE_NOTIFY)),
-            number,
-        )
-        .map_err(call("KVM_IOEVENTFD"))?;
-    }
-    let transport = MmioTransport::new(block.clone(), memory.clone());
-    mmio.insert(base, disk.slot.len.into(), Arc::new(transport))
-        .map_err(|overlap| StartError::Defect(overlap.to_string()))?;
-    Ok(MachineDisk {
-        block,
-        io_thread: config.io_thread,
-    })
-}
-
 /// Kernel, initrd and everything that the boot protocol wants in memory.
-fn load(
-    plan: &Plan,
-    slots: &[acpi::VirtioMmio],
-    memory: &GuestMemoryMmap,
-) -> Result<(), StartError> {
+fn load(plan: &Plan, memory: &GuestMemoryMmap) -> Result<(), StartError> {
     let put = |source: &Source, offset, len, address| {
         source
             .load(offset, len, memory, address)
@@ -330,12 +256,11 @@ fn load(
         put(initrd.source(), 0, initrd.len(), initrd.address())?;
         initrd_at = Some((initrd.address(), initrd.len()));
     }
-    write_tables(plan, slots, memory, initrd_at)
+    write_tables(plan, memory, initrd_at)
 }
 
 fn write_tables(
     plan: &Plan,
-    slots: &[acpi::VirtioMmio],
     memory: &GuestMemoryMmap,
     initrd: Option<(u64, u64)>,
 ) -> Result<(), StartError> {
@@ -344,7 +269,7 @@ fn write_tables(
         memory,
         &acpi::Platform {
             topology: plan.config.topology,
-            virtio: slots,
+            devices: &plan.board.aml(),
         },
     )
     .map_err(|error| StartError::Tables(error.to_string()))?;

@@ -10,7 +10,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::ending::{Exit, ExitBox};
 use super::signals::{self, Signals};
-use crate::devices::IrqLine;
+use crate::board::IrqLine;
 
 /// How long a guest has to power off after its power button was pressed.
 const GRACE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::host;
+use crate::board::SiteError;
 use crate::console::ConsoleError;
 use crate::error::{Help, io_reason};
 use crate::memory::MapError;
@@ -56,6 +57,9 @@ pub enum StartError {
         /// The host's reason.
         source: io::Error,
     },
+    /// A part of the machine cannot be built.
+    #[error(transparent)]
+    Part(#[from] SiteError),
     /// A file has changed since it was looked at.
     #[error("cannot load {} into guest memory: {}", path.display(), io_reason(source))]
     Load {
@@ -98,6 +102,15 @@ impl Help for StartError {
                 Some(_) => "check the limits of this user (ulimit -a) and of its cgroup".into(),
                 None => "this is a defect of bantam: report it with the line above".into(),
             },
+            StartError::Part(SiteError::Call { .. }) => {
+                "'bantam check' tells whether this host has what is needed".into()
+            }
+            StartError::Part(SiteError::Host { .. }) => {
+                "check the limits of this user (ulimit -a) and of its cgroup".into()
+            }
+            StartError::Part(SiteError::Overlap(_)) => {
+                "this is a defect of bantam: report it with the line above".into()
+            }
             StartError::Load { .. } => {
                 "do not change images while a machine starts from them".into()
             }

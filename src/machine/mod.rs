@@ -20,11 +20,13 @@
 
 pub mod builder;
 pub mod control;
+pub mod disks;
 pub mod ending;
 pub mod error;
 pub mod event;
 pub mod host;
 pub mod lasting;
+pub mod parts;
 pub mod plan;
 pub mod rehearsal;
 pub mod report;

@@ -3,32 +3,17 @@
 //! Mistakes end here, before anything has been started. `bantam run --dry-run` prints the result.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::arch::x86_64::acpi::VirtioMmio;
-use crate::arch::x86_64::layout;
+use super::{disks, parts};
+use crate::board::{Board, BoardFull};
 use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
 use crate::boot::{
     Cache, Initrd, Iso, IsoError, Kernel, KernelError, Placement, ProtocolChoice, Unpack,
 };
-use crate::config::{BootFrom, Disk, VmConfig};
+use crate::config::{BootFrom, VmConfig};
 use crate::error::{ExitStatus, Help, io_reason};
-use crate::storage::{IoMode, OpenError, Opened, Overlay, OverlayError, engine, open};
-use crate::virtio::transport::mmio::MMIO_SIZE;
-
-/// A disk with its file and its place.
-#[derive(Debug)]
-pub struct PlannedDisk {
-    /// As configured.
-    pub config: Disk,
-    /// The image, open and locked.
-    pub image: Opened,
-    /// What GET_ID answers.
-    pub serial: String,
-    /// Registers and interrupt.
-    pub slot: VirtioMmio,
-}
+use crate::storage::{OpenError, OverlayError};
 
 /// A machine that could be started.
 #[derive(Debug)]
@@ -43,8 +28,8 @@ pub struct Plan {
     pub initrd: Option<Initrd>,
     /// The final command line.
     pub cmdline: String,
-    /// vda, vdb, ...
-    pub disks: Vec<PlannedDisk>,
+    /// All parts, each in its place.
+    pub board: Board,
 }
 
 /// Why a machine cannot be started as configured.
@@ -68,6 +53,9 @@ pub enum PlanError {
     /// The file for what is written to a snapshot.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    /// There are more parts than places.
+    #[error(transparent)]
+    Full(#[from] BoardFull),
     /// io_uring was asked for by name.
     #[error("no io_uring: {}", io_reason(source))]
     Uring {
@@ -88,7 +76,9 @@ impl PlanError {
     /// The exit code: 2 where the words are wrong, 3 where the files are.
     pub fn status(&self) -> ExitStatus {
         match self {
-            PlanError::Cmdline(_) | PlanError::SameDisk { .. } => ExitStatus::Usage,
+            PlanError::Cmdline(_) | PlanError::SameDisk { .. } | PlanError::Full(_) => {
+                ExitStatus::Usage
+            }
             PlanError::Kernel(_)
             | PlanError::Iso(_)
             | PlanError::Initrd(_)
@@ -108,6 +98,7 @@ impl Help for PlanError {
             PlanError::Cmdline(error) => error.help(),
             PlanError::Disk(error) => error.help(),
             PlanError::Overlay(error) => error.help(),
+            PlanError::Full(error) => error.help(),
             PlanError::Uring { .. } => {
                 "leave 'io=uring' away, or allow it: sysctl kernel.io_uring_disabled".into()
             }
@@ -159,14 +150,14 @@ impl Plan {
         let root = root_argument(&config);
         let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
         cmdline::check(&cmdline, placement.cmdline_max)?;
-        let disks = open_disks(&config.disks)?;
+        let board = Board::of(parts::list(disks::open_all(&config.disks)?))?;
         Ok(Plan {
             config,
             kernel,
             placement,
             initrd,
             cmdline,
-            disks,
+            board,
         })
     }
 
@@ -175,11 +166,6 @@ impl Plan {
         let kernel = self.placement.segments.iter().map(|s| s.file_len);
         let initrd = self.initrd.iter().map(Initrd::len);
         kernel.chain(initrd).fold(0, u64::saturating_add)
-    }
-
-    /// The register pages of all virtio devices.
-    pub fn virtio_slots(&self) -> Vec<VirtioMmio> {
-        self.disks.iter().map(|disk| disk.slot).collect()
     }
 }
 
@@ -192,62 +178,5 @@ fn root_argument(config: &VmConfig) -> Option<&'static str> {
         (Some(disk), None) if disk.access.read_only => Some("root=/dev/vda ro"),
         (Some(_), None) => Some("root=/dev/vda rw"),
         _ => None,
-    }
-}
-
-fn open_disks(configs: &[Disk]) -> Result<Vec<PlannedDisk>, PlanError> {
-    let mut disks: Vec<PlannedDisk> = Vec::new();
-    // The configuration has checked that there are lines for all of them.
-    let places = (layout::VIRTIO_MMIO_START..).step_by(MMIO_SIZE as usize);
-    let reads = |config: &Disk| config.image_access().read_only;
-    for ((config, gsi), base) in configs.iter().zip(layout::VIRTIO_GSIS).zip(places) {
-        // Before the lock says only "in use": by ourselves?
-        let same = disks.iter().find(|disk| {
-            use std::os::unix::fs::MetadataExt;
-            std::fs::metadata(&config.path)
-                .is_ok_and(|meta| (meta.dev(), meta.ino()) == disk.image.identity)
-        });
-        if let Some(other) = same.filter(|other| !(reads(&other.config) && reads(config))) {
-            return Err(PlanError::SameDisk {
-                first: other.config.path.clone(),
-                second: config.path.clone(),
-            });
-        }
-        let mut image = open::open(&config.path, config.image_access())?;
-        if config.is_snapshot() {
-            image.image = Arc::new(Overlay::over(image.image, &config.path)?);
-        }
-        if config.io == IoMode::Uring {
-            engine::check_uring().map_err(|source| PlanError::Uring { source })?;
-        }
-        disks.push(PlannedDisk {
-            serial: config
-                .serial
-                .clone()
-                .unwrap_or_else(|| serial_from(image.identity)),
-            config: config.clone(),
-            image,
-            slot: VirtioMmio {
-                base: base as u32, // below 4 GiB: see layout
-                len: MMIO_SIZE as u32,
-                gsi,
-            },
-        });
-    }
-    Ok(disks)
-}
-
-/// 20 characters that stay the same as long as the file does.
-fn serial_from((device, inode): (u64, u64)) -> String {
-    format!("{:04x}{:016x}", device & 0xffff, inode)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serial_numbers_have_20_characters() {
-        assert_eq!(serial_from((u64::MAX, 7)), "ffff0000000000000007");
     }
 }

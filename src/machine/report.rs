@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 
 use super::plan::Plan;
 use crate::arch::x86_64::{e820, layout};
+use crate::board::Placed;
+use crate::board::place::Range;
 use crate::boot::bzimage::Compression;
 use crate::boot::kernel::Format;
 use crate::config::{Console, MemoryBacking};
@@ -103,56 +105,17 @@ fn write_memory(out: &mut String, plan: &Plan) -> fmt::Result {
 
 fn write_devices(out: &mut String, plan: &Plan) -> fmt::Result {
     writeln!(out, "\ndevices")?;
-    let mut port = |first: u16, count: u16, irq: &str, what: &str| {
+    for Placed { place, part } in plan.board.parts() {
+        let (first, count) = place.range.bounds();
         let last = first.saturating_add(count).saturating_sub(1);
-        let range = format!("port {first:#x}-{last:#x}");
-        writeln!(out, "  {range:<24}{irq:<8}{what}")
-    };
-    port(
-        layout::I8042_PORT,
-        layout::I8042_PORTS,
-        "-",
-        "keyboard controller (reset)",
-    )?;
-    port(
-        layout::COM1_PORT,
-        layout::COM1_PORTS,
-        &format!("irq {}", layout::COM1_GSI),
-        "serial port, ttyS0",
-    )?;
-    port(layout::PVPANIC_PORT, 1, "-", "pvpanic")?;
-    port(
-        layout::POWER_PORT,
-        layout::POWER_PORTS,
-        &format!("irq {}", layout::POWER_BUTTON_GSI),
-        "power off, reset, power button",
-    )?;
-    port(
-        layout::PCI_PORT,
-        layout::PCI_PORTS,
-        "-",
-        "PCI configuration (no bus behind it), reset control",
-    )?;
-    for (disk, letter) in plan.disks.iter().zip('a'..) {
-        let end = disk
-            .slot
-            .base
-            .saturating_add(disk.slot.len)
-            .saturating_sub(1);
-        let range = format!("{:#x}-{end:#x}", disk.slot.base);
-        let irq = format!("irq {}", disk.slot.gsi);
-        writeln!(
-            out,
-            "  {range:<24}{irq:<8}virtio-blk, vd{letter}: {} ({} sectors, {}, serial {})",
-            escaped(disk.config.path.display()),
-            disk.image.image.len() / crate::storage::SECTOR_BYTES,
-            match (disk.config.access.read_only, disk.config.is_snapshot()) {
-                (true, _) => "ro",
-                (false, true) => "rw, snapshot: writes are thrown away",
-                (false, false) => "rw",
-            },
-            disk.serial
-        )?;
+        let range = match place.range {
+            Range::Ports(..) => format!("port {first:#x}-{last:#x}"),
+            Range::Page(..) => format!("{first:#x}-{last:#x}"),
+        };
+        let irq = place
+            .gsi
+            .map_or_else(|| "-".to_owned(), |gsi| format!("irq {gsi}"));
+        writeln!(out, "  {range:<24}{irq:<8}{}", part.describe(&place.name))?;
     }
     Ok(())
 }

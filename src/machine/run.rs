@@ -9,16 +9,17 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::builder::{Machine, MachineDisk};
+use super::builder::Machine;
 use super::control::Control;
 use super::ending::{Exit, ExitBox};
 use super::error::{StartError, host};
 use super::event::EventLoop;
 use super::event::io_thread::IoThread;
-use super::event::queue_io::{BlockIo, Company};
+use super::event::queue_io::{Company, QueueIo};
 use super::lasting::Lasting;
-use super::plan::PlannedDisk;
 use super::vcpu;
+use crate::board::Board;
+use crate::board::site::Built;
 use crate::console::keys::Action;
 use crate::console::{Console, Line};
 use crate::error::say;
@@ -35,7 +36,9 @@ const KICK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct Remains {
     io_threads: Vec<IoThread>,
-    disks: Vec<MachineDisk>,
+    devices: Vec<Built>,
+    /// Some of them have queues.
+    queues: bool,
 }
 
 impl Machine {
@@ -53,8 +56,10 @@ impl Machine {
         let raw = lasting.ends.raw.clone();
         let state = describe_state(&self);
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
+        let none = || StartError::Defect("the machine has no serial port".into());
+        let serial = self.chars.first().cloned().ok_or_else(none)?;
         let console = Rc::new(RefCell::new(Console::new(
-            self.uart.clone(),
+            serial,
             line,
             actions(self.exit.clone(), state),
         )));
@@ -70,22 +75,21 @@ impl Machine {
         events.add(Box::new(control.clone()));
         events.add(Box::new(console.clone()));
         let company = Arc::new(Company::default());
-        for (disk, letter) in self.disks.iter().zip('a'..) {
-            for (queue, number) in disk.block.queues().iter().zip(0..) {
-                let company = match disk.io_thread {
-                    true => Arc::default(),
-                    false => company.clone(),
-                };
-                let queue = BlockIo::new(queue, company).map_err(host("watch a disk's queue"))?;
-                if disk.io_thread {
-                    let name = format!("vd{letter}.{number}");
-                    remains.io_threads.push(IoThread::start(name, queue)?);
-                } else {
-                    events.add(Box::new(queue));
-                }
+        remains.queues = !self.pumps.is_empty();
+        for pump in self.pumps {
+            let (thread, name) = (pump.wants_thread(), pump.name().to_owned());
+            let company = match thread {
+                true => Arc::default(),
+                false => company.clone(),
+            };
+            let queue = QueueIo::new(pump, company).map_err(host("watch a device's queue"))?;
+            if thread {
+                remains.io_threads.push(IoThread::start(name, queue)?);
+            } else {
+                events.add(Box::new(queue));
             }
         }
-        remains.disks = self.disks;
+        remains.devices = self.devices;
 
         let (threads, mut result) = self.vcpus.run(&self.shared);
         if result.is_err() {
@@ -112,20 +116,24 @@ impl Machine {
     }
 }
 
-/// Ends what is in flight and closes the images `held`; true when that is done. A disk of the host
-/// that does not answer does not hold up the end for ever.
-pub(super) fn finish(remains: Remains, held: Vec<PlannedDisk>) -> bool {
-    let Remains { io_threads, disks } = remains;
-    if disks.is_empty() && held.is_empty() {
+/// Ends what is in flight and closes the images of the parts `held`; true when that is done. A disk of the
+/// host that does not answer does not hold up the end for ever.
+pub(super) fn finish(remains: Remains, held: Board) -> bool {
+    let Remains {
+        io_threads,
+        devices,
+        queues,
+    } = remains;
+    if !queues {
         return true;
     }
     let (ended, wait) = mpsc::sync_channel(1);
     let work = move || {
         drop(io_threads);
-        for disk in &disks {
-            disk.block.finish();
+        for built in &devices {
+            built.device.finish();
         }
-        drop((disks, held));
+        drop((devices, held));
         let _ = ended.send(());
     };
     let Ok(_thread) = limits::spawn("finish".into(), work) else {

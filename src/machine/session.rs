@@ -18,6 +18,7 @@ use super::error::{StartError, host};
 use super::lasting::Lasting;
 use super::run::{Remains, finish};
 use super::{Machine, Plan};
+use crate::board::Board;
 use crate::memory::ram;
 
 /// Runs the machine that `plan` describes to its end; with `reboot` in its configuration, the end
@@ -45,11 +46,11 @@ pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
             }
             _ => false,
         };
-        let disks = match again {
-            true => Vec::new(),
-            false => std::mem::take(&mut plan.disks),
+        let held = match again {
+            true => Board::default(),
+            false => std::mem::take(&mut plan.board),
         };
-        let quiet = finish(remains, disks);
+        let quiet = finish(remains, held);
         if again && quiet {
             ram::clear(&memory, plan.config.memory_backing).map_err(host("empty guest memory"))?;
             continue;

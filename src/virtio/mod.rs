@@ -1,12 +1,19 @@
-//! Virtio 1.2 devices on the MMIO transport.
+//! Virtio 1.2 devices.
 //!
 //! ```text
-//!   vCPU thread                          event loop
-//!   ───────────                          ──────────
-//!   registers (mmio.rs)  ──DRIVER_OK──▶  a device's worker gets its queues
-//!   QueueNotify          ──ioeventfd──▶  pops chains (chain.rs), does the work,
-//!   InterruptStatus      ◀──irqfd──────  fills the used ring, interrupts
+//!   vCPU thread                                        event loop, or a thread of the queue's own
+//!   ───────────                                        ──────────────────────────────────────────
+//!   transport/   register words, interrupt line
+//!   front.rs     status, features, queues ──DRIVER_OK──▶ worker.rs   a queue's turn, its bounds, spinning
+//!   QueueNotify ─────────────ioeventfd──────────────────▶ ring.rs     takes chains, answers them
+//!                                                         chain.rs    a chain, read once
+//!   interrupt   ◀──────────────irqfd──── signal.rs ◀────── Handler     what the device does with a chain
 //! ```
+//!
+//! What differs from one type of device to another is in three traits of [`device`]: a [`Model`] is what is
+//! planned, a [`VirtioDevice`] is its kind, features and configuration space, a [`Handler`] is what it does
+//! with the chains of one queue. Everything else is written once, here. Each device has a folder: [`block`],
+//! [`rng`].
 //!
 //! What a guest puts into a ring is read once, checked, and copied into types of our own before
 //! anything acts on it. A request that makes no sense is answered with an error; a ring that makes
@@ -14,41 +21,24 @@
 
 pub mod block;
 pub mod chain;
+pub mod complaints;
+pub mod device;
+pub mod front;
+pub mod part;
+pub mod queue;
+pub mod ring;
+
+pub mod setup;
+pub mod signal;
+pub mod spin;
 pub mod transport;
+pub mod worker;
 
-use std::sync::Arc;
-
-use virtio_queue::Queue;
-
-pub use transport::interrupt::Interrupt;
-pub use transport::mmio::MmioTransport;
-
-/// The part of a device that differs from type to type, as the transport sees it.
-///
-/// Called from vCPU threads. None of the calls may wait for more than the requests in flight.
-pub trait VirtioDevice: Send + Sync {
-    /// Virtio 1.2, section 5: 2 is a block device.
-    fn device_id(&self) -> u32;
-
-    /// Feature bits offered; the transport adds VIRTIO_F_VERSION_1.
-    fn features(&self) -> u64;
-
-    /// The largest size of each queue, each a power of two.
-    fn queue_sizes(&self) -> &[u16];
-
-    /// The configuration space, little-endian as the guest sees it.
-    fn config(&self) -> &[u8];
-
-    /// Shared with the transport: device status and interrupt status.
-    fn interrupt(&self) -> &Arc<Interrupt>;
-
-    /// The driver has set DRIVER_OK: `features` are agreed on, `queues` has an entry per queue,
-    /// `None` for those that the driver left unused.
-    fn activate(&self, features: u64, queues: Vec<Option<Queue>>);
-
-    /// The driver notifies `queue` and no ioeventfd took it: forward it to the worker.
-    fn notify(&self, queue: u32);
-
-    /// Stops. On return no memory of the guest is read or written any more.
-    fn reset(&self);
-}
+pub use chain::Chain;
+pub use complaints::Complaints;
+pub use device::{Answer, Handler, Host, Made, MadeQueue, Model, Room, Taken, VirtioDevice};
+pub use front::Front;
+pub use part::OnMmio;
+pub use ring::{Broken, Ring};
+pub use signal::{Bell, Signal};
+pub use worker::Worker;

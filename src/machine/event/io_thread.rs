@@ -11,7 +11,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::EventLoop;
-use super::queue_io::BlockIo;
+use super::queue_io::QueueIo;
 use crate::limits;
 use crate::machine::error::{StartError, host};
 
@@ -47,7 +47,7 @@ impl IoThread {
     ///
     /// # Errors
     /// When the host gives no thread or file descriptor.
-    pub fn start(name: String, queue: BlockIo) -> Result<Self, StartError> {
+    pub fn start(name: String, queue: QueueIo) -> Result<Self, StartError> {
         let fd = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(host("make an event fd"))?;
         let stop = Arc::new(Stop {

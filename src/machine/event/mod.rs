@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Control`](crate::machine::control::Control) | end of the machine, signals, time limit |
 //! | [`Console`](crate::console::Console) | stdin, stdout when it was full, the UART's wake-up |
-//! | [`BlockIo`](queue_io::BlockIo) | the ioeventfd of a disk's queue, its engine's event fd, its rate limit's timer |
+//! | [`QueueIo`](queue_io::QueueIo) | the ioeventfd of a device's queue, its event fd, the timer of its rate limit |
 
 pub mod io_thread;
 pub mod queue_io;

@@ -1,4 +1,4 @@
-//! A disk's queue on an event loop: a kick or an end arrives, its worker runs.
+//! A device's queue on an event loop: a kick or an event arrives, its worker runs.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
@@ -8,12 +8,11 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::board::{Pump, Turn};
 use crate::sync::lock;
-use crate::virtio::block::BlockQueue;
-use crate::virtio::block::worker::{Turn, Worker};
 
 const KICK: u32 = 0;
-const ENDED: u32 = 1;
+const EVENT: u32 = 1;
 const TIME: u32 = 2;
 
 /// A queue that has been the only one on its loop for so long may spin.
@@ -41,31 +40,25 @@ impl Company {
 }
 
 /// The subscriber of one queue.
-pub struct BlockIo {
-    /// Readable when the driver has notified the queue.
-    kick: EventFd,
-    /// Readable when requests have ended.
-    event: Arc<EventFd>,
+pub struct QueueIo {
+    pump: Arc<dyn Pump>,
     /// Readable when the rate limit allows more.
     timer: Option<TimerFd>,
-    worker: Arc<Mutex<Worker>>,
     company: Arc<Company>,
 }
 
-impl BlockIo {
-    /// The subscriber of `queue` on a loop with `company`.
+impl QueueIo {
+    /// The subscriber of `pump` on a loop with `company`.
     ///
     /// # Errors
-    /// When the host gives no more file descriptors.
-    pub fn new(queue: &BlockQueue, company: Arc<Company>) -> std::io::Result<Self> {
-        Ok(BlockIo {
-            kick: queue.kick.try_clone()?,
-            event: queue.event.clone(),
-            timer: match queue.limited {
+    /// When the host gives no timer.
+    pub fn new(pump: Arc<dyn Pump>, company: Arc<Company>) -> std::io::Result<Self> {
+        Ok(QueueIo {
+            timer: match pump.is_limited() {
                 true => Some(TimerFd::new()?),
                 false => None,
             },
-            worker: queue.worker.clone(),
+            pump,
             company,
         })
     }
@@ -74,17 +67,17 @@ impl BlockIo {
         if let Some(timer) = &mut self.timer
             && let Err(error) = timer.reset(time, None)
         {
-            log::error!("cannot set a disk's timer: {error}");
+            log::error!("cannot set the timer of {}: {error}", self.pump.name());
         }
     }
 }
 
-impl MutEventSubscriber for BlockIo {
+impl MutEventSubscriber for QueueIo {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
         // Drain first: what arrives while we work makes the fd readable again.
         match events.data() {
-            KICK => drop(self.kick.read()),
-            ENDED => drop(self.event.read()),
+            KICK => drop(self.pump.kick().read()),
+            EVENT => drop(self.pump.event().map(EventFd::read)),
             _ => {
                 // Not read: a turn of the same batch of events may have set it anew, and then a
                 // read would wait for that. The turn below sets it again if need be.
@@ -93,25 +86,22 @@ impl MutEventSubscriber for BlockIo {
                 }
             }
         }
-        // The lock is released between turns, so that a reset gets its turn.
-        let alone = self.company.is_alone(self.kick.as_raw_fd(), Instant::now());
-        let turn = lock(&self.worker).run(alone);
-        match turn {
+        let kick = self.pump.kick();
+        let alone = self.company.is_alone(kick.as_raw_fd(), Instant::now());
+        match self.pump.run(alone) {
             Turn::Idle => {}
-            Turn::More => drop(self.kick.write(1)),
+            Turn::More => drop(kick.write(1)),
             Turn::Later(time) => self.wake_after(time),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         let timer = self.timer.as_ref().map(|timer| (timer.as_raw_fd(), TIME));
-        let watched = [
-            (self.kick.as_raw_fd(), KICK),
-            (self.event.as_raw_fd(), ENDED),
-        ];
-        for (fd, data) in watched.into_iter().chain(timer) {
+        let event = self.pump.event().map(|event| (event.as_raw_fd(), EVENT));
+        let kick = (self.pump.kick().as_raw_fd(), KICK);
+        for (fd, data) in [kick].into_iter().chain(event).chain(timer) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch a disk's queue: {error}");
+                log::error!("cannot watch the queue {}: {error}", self.pump.name());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Threads that do blocking calls, for images and hosts where io_uring cannot be had.
 //!
-//! Threads are made as requests pile up, up to a bound, and wait for more work after it.
+//! All of them are made with the engine, which is before the guest runs: nothing that a guest does makes
+//! a thread. A host that allows fewer has fewer; one that allows none has the work done by the caller.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +19,6 @@ use crate::storage::{Image, Job};
 pub struct Threads {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    max: usize,
 }
 
 struct Shared {
@@ -39,8 +39,6 @@ struct State {
     done: VecDeque<(Job, io::Result<()>)>,
     /// Jobs in the hands of threads.
     running: usize,
-    /// Threads that wait for work.
-    waiting: usize,
     /// Somebody wants to be told of the next end.
     armed: bool,
     quit: bool,
@@ -74,22 +72,19 @@ impl Shared {
             } else if state.quit {
                 return;
             } else {
-                state.waiting = state.waiting.saturating_add(1);
                 state = self
                     .work
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
-                state.waiting = state.waiting.saturating_sub(1);
             }
         }
     }
 }
 
 impl Threads {
-    /// An engine without threads as yet, and at most `max` of them.
-    pub fn new(image: Arc<dyn Image>, max: usize, event: Arc<EventFd>) -> Self {
-        Threads {
-            max: max.max(1),
+    /// An engine with `count` threads, or as many of them as the host allows.
+    pub fn new(image: Arc<dyn Image>, count: usize, event: Arc<EventFd>) -> Self {
+        let mut engine = Threads {
             shared: Arc::new(Shared {
                 state: Mutex::default(),
                 work: Condvar::new(),
@@ -99,7 +94,9 @@ impl Threads {
                 ended: AtomicUsize::new(0),
             }),
             threads: Vec::new(),
-        }
+        };
+        while engine.threads.len() < count && engine.hire() {}
+        engine
     }
 
     /// One more thread; false when there is none to be had.
@@ -125,10 +122,9 @@ impl Engine for Threads {
         state.todo.push_back(job);
         // Somebody looks after this, until `rearm`.
         state.armed = false;
-        let wanted = state.todo.len() > state.waiting;
         drop(state);
         self.shared.work.notify_one();
-        if wanted && self.threads.len() < self.max && !self.hire() && self.threads.is_empty() {
+        if self.threads.is_empty() {
             // The host allows no thread at all: the worker does it itself.
             let job = self.shared.lock().todo.pop_front();
             if let Some(mut job) = job {

@@ -2,21 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::bindings::virtio_blk as blk;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
 use vm_memory::GuestMemoryMmap;
 
 use super::request::{Geometry, MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS};
-use super::{QUEUE_SIZE, SERIAL_BYTES};
+use super::{BlockModel, QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
 use crate::storage::limit::Limiter;
 use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
-use crate::virtio::Interrupt;
+use crate::virtio::{Complaints, Host};
 
 /// Data segments per request: the ring less the header and the status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
@@ -24,28 +20,6 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const PHYSICAL_BLOCK: u32 = 4096;
 /// Blocking requests that one queue works on at a time: enough to keep a fast disk busy.
 const MAX_THREADS: usize = 16;
-/// Complaints about one disk that reach the log: a guest can cause them without end.
-const MAX_COMPLAINTS: u32 = 10;
-
-/// How a disk is to be.
-pub struct Setup {
-    /// Its content.
-    pub image: Arc<dyn Image>,
-    /// Writes are refused.
-    pub read_only: bool,
-    /// DISCARD and WRITE_ZEROES are offered.
-    pub discard: bool,
-    /// What the guest finds in `/sys/block/vda/serial`, cut to 20 bytes.
-    pub serial: String,
-    /// Request queues, at least one.
-    pub queues: u16,
-    /// How requests are done.
-    pub io: IoMode,
-    /// How many of them a second.
-    pub limiter: Option<Limiter>,
-    /// A worker spins when it expects to wait no longer than this.
-    pub poll: Duration,
-}
 
 /// What all queues share.
 pub struct Disk {
@@ -53,22 +27,16 @@ pub struct Disk {
     pub(super) geometry: Geometry,
     pub(super) serial: [u8; SERIAL_BYTES],
     pub(super) memory: Arc<GuestMemoryMmap>,
-    pub(super) interrupt: Arc<Interrupt>,
     pub(super) limiter: Option<Limiter>,
     pub(super) io: IoMode,
-    pub(super) poll: Duration,
     /// Of one queue's engine, at most.
     pub(super) threads: usize,
-    complaints: AtomicU32,
+    pub(super) complaints: Arc<Complaints>,
     told_of_full: AtomicBool,
 }
 
 impl Disk {
-    pub(super) fn new(
-        setup: Setup,
-        memory: Arc<GuestMemoryMmap>,
-        interrupt: Arc<Interrupt>,
-    ) -> Self {
+    pub(super) fn new(setup: &BlockModel, host: &Host) -> Self {
         let mut serial = [0; SERIAL_BYTES];
         for (to, from) in serial.iter_mut().zip(setup.serial.bytes()) {
             *to = from;
@@ -88,14 +56,12 @@ impl Disk {
                 discard: setup.discard && !setup.read_only,
                 block,
             },
-            image: setup.image,
+            image: setup.image.clone(),
             serial,
-            memory,
-            interrupt,
-            limiter: setup.limiter,
+            memory: host.memory.clone(),
+            limiter: Limiter::new(setup.limit_requests, setup.limit_bytes),
             io: setup.io,
-            poll: setup.poll,
-            complaints: AtomicU32::new(0),
+            complaints: host.complaints.clone(),
             told_of_full: AtomicBool::new(false),
         }
     }
@@ -105,9 +71,7 @@ impl Disk {
         let mut features = 1 << blk::VIRTIO_BLK_F_SEG_MAX
             | 1 << blk::VIRTIO_BLK_F_BLK_SIZE
             | 1 << blk::VIRTIO_BLK_F_TOPOLOGY
-            | 1 << blk::VIRTIO_BLK_F_FLUSH
-            | 1 << VIRTIO_RING_F_EVENT_IDX
-            | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+            | 1 << blk::VIRTIO_BLK_F_FLUSH;
         if self.geometry.read_only {
             features |= 1 << blk::VIRTIO_BLK_F_RO;
         }
@@ -164,17 +128,6 @@ impl Disk {
             }
             text.push_str("; more of this is not shown");
         }
-        self.complain(&text);
-    }
-
-    pub(super) fn complain(&self, what: &str) {
-        match self.complaints.fetch_add(1, Ordering::Relaxed) {
-            ..MAX_COMPLAINTS => log::warn!("virtio-blk: {what}"),
-            MAX_COMPLAINTS => log::warn!("virtio-blk: {what}; more of this is not shown"),
-            _ => {
-                // Does not come round to 0.
-                self.complaints.store(MAX_COMPLAINTS + 1, Ordering::Relaxed);
-            }
-        }
+        self.complaints.add(&text);
     }
 }

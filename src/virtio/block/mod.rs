@@ -1,33 +1,31 @@
 //! virtio-blk (virtio 1.2, 5.2): a disk.
 //!
 //! - [`request`]: what a chain asks for, parsed by one total function;
-//! - [`worker`]: one for each queue; takes chains, has an engine move the data, fills the used ring;
-//! - `spin`: whether a worker looks for more before it sleeps;
+//! - [`handler`]: one for each queue; has an engine move the data, and writes the status;
 //! - [`disk`]: what the queues share; features and configuration space;
-//! - here: the switch between the two sides.
+//! - here: the disk as it is planned, and as its driver sees it.
 //!
-//! A vCPU thread that resets the device takes each worker's lock and waits for what is in flight:
-//! when the register write returns, the guest's memory is left alone.
+//! A vCPU thread that resets the device waits for what is in flight: when the register write returns, the
+//! guest's memory is left alone.
 
 pub mod disk;
+pub mod handler;
 pub mod request;
-mod spin;
-pub mod worker;
 
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use virtio_bindings::bindings::virtio_blk as blk;
-use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
-
-use super::{Interrupt, VirtioDevice};
-use crate::storage::IoBuffers;
-use crate::storage::Work;
-use crate::sync::lock;
-pub use disk::{Disk, Setup};
-use worker::Worker;
+use crate::board::site::event_fd;
+use crate::board::{Names, SiteError};
+use crate::error::escaped;
+use crate::memory::IoBuffers;
+use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
+use crate::virtio::device::copy_config;
+use crate::virtio::{Host, Made, MadeQueue, Model, VirtioDevice};
+pub use disk::Disk;
+pub use handler::Requests;
 
 /// Device type 2 (virtio 1.2, section 5).
 const BLOCK_DEVICE: u32 = 2;
@@ -36,79 +34,97 @@ pub const QUEUE_SIZE: u16 = 256;
 /// Length of the serial number that GET_ID returns (5.2.6).
 pub const SERIAL_BYTES: usize = 20;
 
-/// One queue, as the event loop sees it.
-pub struct BlockQueue {
-    /// Becomes readable when the driver notifies the queue; KVM writes it by ioeventfd.
-    pub kick: EventFd,
-    /// Becomes readable when requests have ended.
-    pub event: Arc<EventFd>,
-    /// To be run when one of the two is readable.
-    pub worker: Arc<Mutex<Worker>>,
-    /// A rate limit may make it wait.
-    pub limited: bool,
+/// How a disk is to be.
+pub struct BlockModel {
+    /// Its content.
+    pub image: Arc<dyn Image>,
+    /// The file, for messages.
+    pub path: PathBuf,
+    /// What holds the lock on the file, as long as the disk is planned.
+    pub lock: Option<File>,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Writes are thrown away.
+    pub snapshot: bool,
+    /// DISCARD and WRITE_ZEROES are offered.
+    pub discard: bool,
+    /// What the guest finds in `/sys/block/vda/serial`, cut to 20 bytes.
+    pub serial: String,
+    /// Request queues, at least one.
+    pub queues: u16,
+    /// How requests are done.
+    pub io: IoMode,
+    /// How many of them a second.
+    pub limit_requests: Option<u64>,
+    /// How many bytes a second.
+    pub limit_bytes: Option<u64>,
+    /// Each queue has a thread of its own.
+    pub io_thread: bool,
+    /// A worker spins when it expects to wait no longer than this.
+    pub poll: Duration,
 }
 
-/// One disk, as the transport sees it.
-pub struct Block {
-    config: Vec<u8>,
-    features: u64,
-    sizes: Vec<u16>,
-    disk: Arc<Disk>,
-    queues: Vec<BlockQueue>,
-}
+impl Model for BlockModel {
+    fn names(&self) -> Names {
+        Names::Letters("vd")
+    }
 
-impl Block {
-    /// A disk as `setup` describes it, for a guest with this `memory`.
-    ///
-    /// # Errors
-    /// When no event fd can be made.
-    pub fn new(
-        setup: Setup,
-        memory: Arc<GuestMemoryMmap>,
-        interrupt: Arc<Interrupt>,
-    ) -> io::Result<Self> {
-        let count = setup.queues.max(1);
-        let disk = Arc::new(Disk::new(setup, memory, interrupt));
-        let fd = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+    fn describe(&self, name: &str) -> String {
+        format!(
+            "virtio-blk, {name}: {} ({} sectors, {}, serial {})",
+            escaped(self.path.display()),
+            self.image.len() / SECTOR_BYTES,
+            match (self.read_only, self.snapshot) {
+                (true, _) => "ro",
+                (false, true) => "rw, snapshot: writes are thrown away",
+                (false, false) => "rw",
+            },
+            self.serial
+        )
+    }
+
+    fn make(&self, host: &Host) -> Result<Made, SiteError> {
+        let count = self.queues.max(1);
+        let disk = Arc::new(Disk::new(self, host));
+        // On a host's only processor nobody could do what is waited for.
+        let poll = match std::thread::available_parallelism() {
+            Ok(processors) if processors.get() > 1 => self.poll,
+            _ => Duration::ZERO,
+        };
         let queues = (0..count).map(|_| {
-            let event = Arc::new(fd()?);
-            Ok(BlockQueue {
-                kick: fd()?,
-                worker: Arc::new(Mutex::new(Worker::new(disk.clone(), event.clone()))),
-                event,
+            let event = Arc::new(event_fd()?);
+            Ok(MadeQueue {
+                size: QUEUE_SIZE,
+                handler: Box::new(Requests::new(disk.clone(), &event)),
+                event: Some(event),
                 limited: disk.limiter.is_some(),
+                thread: self.io_thread,
+                poll,
             })
         });
-        Ok(Block {
+        let queues = queues.collect::<Result<_, SiteError>>()?;
+        let device = Arc::new(Block {
             config: disk.config_space(count),
             features: disk.features(count),
-            sizes: vec![QUEUE_SIZE; usize::from(count)],
-            queues: queues.collect::<io::Result<_>>()?,
             disk,
+        });
+        Ok(Made {
+            device,
+            queues,
+            chars: None,
         })
     }
+}
 
-    /// The queues, for the loops that run them.
-    pub fn queues(&self) -> &[BlockQueue] {
-        &self.queues
-    }
-
-    /// The machine has ended: nothing is in flight after this, and what an image keeps in memory
-    /// is in its file.
-    pub fn finish(&self) {
-        self.reset();
-        let mut none = IoBuffers::new(self.disk.memory.clone());
-        if !self.disk.geometry.read_only
-            && self.disk.image.raw_file().is_none()
-            && let Err(error) = self.disk.image.run(Work::Flush, &mut none)
-        {
-            self.disk.complain(&format!("the last flush: {error}"));
-        }
-    }
+/// One disk, as its driver sees it.
+struct Block {
+    config: Vec<u8>,
+    features: u64,
+    disk: Arc<Disk>,
 }
 
 impl VirtioDevice for Block {
-    fn device_id(&self) -> u32 {
+    fn kind(&self) -> u32 {
         BLOCK_DEVICE
     }
 
@@ -116,37 +132,20 @@ impl VirtioDevice for Block {
         self.features
     }
 
-    fn queue_sizes(&self) -> &[u16] {
-        &self.sizes
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        copy_config(&self.config, offset, data);
     }
 
-    fn config(&self) -> &[u8] {
-        &self.config
-    }
-
-    fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.disk.interrupt
-    }
-
-    fn activate(&self, features: u64, queues: Vec<Option<Queue>>) {
-        let write_through = features & 1 << blk::VIRTIO_BLK_F_FLUSH == 0;
-        for ((ours, queue), number) in self.queues.iter().zip(queues).zip(0..) {
-            lock(&ours.worker).start(queue, write_through);
-            // Requests may be waiting in the ring already.
-            self.notify(number);
-        }
-    }
-
-    fn notify(&self, queue: u32) {
-        if let Some(queue) = self.queues.get(queue as usize) {
-            // Failure means a kick is pending already.
-            let _ = queue.kick.write(1);
-        }
-    }
-
-    fn reset(&self) {
-        for queue in &self.queues {
-            lock(&queue.worker).stop();
+    /// What an image keeps in memory goes into its file.
+    fn finish(&self) {
+        let mut none = IoBuffers::new(self.disk.memory.clone());
+        if !self.disk.geometry.read_only
+            && self.disk.image.raw_file().is_none()
+            && let Err(error) = self.disk.image.run(Work::Flush, &mut none)
+        {
+            self.disk
+                .complaints
+                .add(&format!("the last flush: {error}"));
         }
     }
 }

@@ -1,32 +1,19 @@
-//! Device status and interrupt status: the two registers that both sides of a device write.
+//! The interrupt of the MMIO transport: a status word that says what it is about, and a line.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::devices::IrqLine;
-
-/// Virtio 1.2, 2.1: the driver noticed the device.
-pub const STATUS_ACKNOWLEDGE: u32 = 1;
-/// The driver knows how to drive it.
-pub const STATUS_DRIVER: u32 = 2;
-/// The driver is set up; the device may work.
-pub const STATUS_DRIVER_OK: u32 = 4;
-/// Feature negotiation is complete.
-pub const STATUS_FEATURES_OK: u32 = 8;
-/// The device has met an error that only a reset mends.
-pub const STATUS_NEEDS_RESET: u32 = 64;
-/// The driver gave up.
-pub const STATUS_FAILED: u32 = 128;
+use crate::board::IrqLine;
+use crate::virtio::Bell;
 
 /// InterruptStatus bit 0: a used buffer notification (virtio 1.2, 4.2.2).
 pub const ISR_USED_BUFFER: u32 = 1;
 /// InterruptStatus bit 1: a configuration change notification.
 pub const ISR_CONFIG_CHANGE: u32 = 2;
 
-/// The two status words and the interrupt line of one device.
+/// The InterruptStatus register of one device, and its interrupt line.
 #[derive(Debug)]
 pub struct Interrupt {
     isr: AtomicU32,
-    status: AtomicU32,
     line: IrqLine,
 }
 
@@ -35,36 +22,8 @@ impl Interrupt {
     pub fn new(line: IrqLine) -> Self {
         Interrupt {
             isr: AtomicU32::new(0),
-            status: AtomicU32::new(0),
             line,
         }
-    }
-
-    /// "Look at the used ring."
-    pub fn used_buffer(&self) {
-        self.isr.fetch_or(ISR_USED_BUFFER, Ordering::SeqCst);
-        self.line.pull();
-    }
-
-    /// The device cannot go on: say so, if the driver is far enough to be told.
-    pub fn needs_reset(&self) {
-        let before = self.status.fetch_or(STATUS_NEEDS_RESET, Ordering::SeqCst);
-        if before & STATUS_DRIVER_OK != 0 {
-            // Virtio 1.2, 2.1.2: after DRIVER_OK the device must send a configuration change
-            // notification.
-            self.isr.fetch_or(ISR_CONFIG_CHANGE, Ordering::SeqCst);
-            self.line.pull();
-        }
-    }
-
-    /// The device status register.
-    pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
-    }
-
-    /// Adds bits to the device status.
-    pub(in crate::virtio) fn add_status(&self, bits: u32) {
-        self.status.fetch_or(bits, Ordering::SeqCst);
     }
 
     /// The interrupt status register.
@@ -72,14 +31,32 @@ impl Interrupt {
         self.isr.load(Ordering::SeqCst)
     }
 
+    /// Sets the interrupt status register.
+    pub(super) fn set_isr(&self, bits: u32) {
+        self.isr.store(bits, Ordering::SeqCst);
+    }
+
     /// The driver acknowledges `bits`.
-    pub(in crate::virtio) fn acknowledge(&self, bits: u32) {
+    pub(super) fn acknowledge(&self, bits: u32) {
         self.isr.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Both words as after power-on.
-    pub(in crate::virtio) fn clear(&self) {
-        self.status.store(0, Ordering::SeqCst);
-        self.isr.store(0, Ordering::SeqCst);
+    /// Pulls the line again if something is not acknowledged.
+    pub(super) fn repeat(&self) {
+        if self.isr() != 0 {
+            self.line.pull();
+        }
+    }
+}
+
+impl Bell for Interrupt {
+    fn used(&self, _queue: u16) {
+        self.isr.fetch_or(ISR_USED_BUFFER, Ordering::SeqCst);
+        self.line.pull();
+    }
+
+    fn config_changed(&self) {
+        self.isr.fetch_or(ISR_CONFIG_CHANGE, Ordering::SeqCst);
+        self.line.pull();
     }
 }

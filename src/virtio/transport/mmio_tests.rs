@@ -1,55 +1,19 @@
+//! The register page: a driver in order, and drivers that are not.
+
 use super::*;
-use crate::devices::IrqLine;
-use crate::virtio::Interrupt;
-use crate::virtio::transport::interrupt::{ISR_CONFIG_CHANGE, STATUS_ACKNOWLEDGE, STATUS_DRIVER};
+use crate::board::IrqLine;
+use crate::virtio::front::tests::{Fake, fake};
+use crate::virtio::signal::{
+    STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET,
+};
+use crate::virtio::transport::interrupt::ISR_CONFIG_CHANGE;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vmm_sys_util::eventfd::EventFd;
 
-const RING_FEATURES: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
-
-struct Fake {
-    interrupt: Arc<Interrupt>,
-    log: Mutex<Vec<String>>,
-}
-
-impl VirtioDevice for Fake {
-    fn device_id(&self) -> u32 {
-        2
-    }
-    fn features(&self) -> u64 {
-        RING_FEATURES
-    }
-    fn queue_sizes(&self) -> &[u16] {
-        &[16, 16]
-    }
-    fn config(&self) -> &[u8] {
-        &[1, 2, 3, 4, 5]
-    }
-    fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.interrupt
-    }
-    fn activate(&self, features: u64, queues: Vec<Option<Queue>>) {
-        let ready: Vec<_> = queues.iter().map(Option::is_some).collect();
-        self.log
-            .lock()
-            .unwrap()
-            .push(format!("activate {features:#x} {ready:?}"));
-    }
-    fn notify(&self, queue: u32) {
-        self.log.lock().unwrap().push(format!("notify {queue}"));
-    }
-    fn reset(&self) {
-        self.log.lock().unwrap().push("reset".into());
-    }
-}
-
 fn transport() -> (MmioTransport, Arc<Fake>) {
-    let line = IrqLine::new(EventFd::new(0).unwrap());
-    let device = Arc::new(Fake {
-        interrupt: Arc::new(Interrupt::new(line)),
-        log: Mutex::default(),
-    });
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-    (MmioTransport::new(device.clone(), Arc::new(memory)), device)
+    let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
+    let (front, device) = fake(interrupt.clone());
+    (MmioTransport::new(Arc::new(front), interrupt), device)
 }
 
 fn get(t: &MmioTransport, offset: u64) -> u32 {
@@ -121,13 +85,15 @@ fn a_driver_in_order_activates_the_device_once() {
     set(&t, 0x070, 0x0f);
     assert_eq!(
         *device.log.lock().unwrap(),
-        ["activate 0x100000000 [true, false]"]
+        ["driver Some(100000000)", "start 0"]
     );
-    set(&t, 0x050, 1);
     set(&t, 0x070, 0);
     assert_eq!(get(&t, 0x070), 0);
     assert_eq!(get(&t, 0x044), 0, "queues are as after power-on");
-    assert_eq!(device.log.lock().unwrap()[1..], ["notify 1", "reset"]);
+    assert_eq!(
+        device.log.lock().unwrap()[2..],
+        ["stop 0", "stop 1", "driver None"]
+    );
 }
 
 #[test]

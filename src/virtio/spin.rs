@@ -79,12 +79,12 @@ impl Spin {
     }
 
     #[cfg(test)]
-    pub fn has_slept(&self) -> bool {
+    pub(super) fn has_slept(&self) -> bool {
         matches!(self.wait, Some((_, _, How::Slept)))
     }
 
     #[cfg(test)]
-    pub fn expect(&mut self, whom: For, mean: Duration) {
+    pub(super) fn expect(&mut self, whom: For, mean: Duration) {
         self.seen(whom).mean = mean;
     }
 

@@ -1,15 +1,18 @@
-//! The worker against a ring laid out by hand in guest memory.
+//! A disk's queue against a ring laid out by hand in guest memory.
 
 use super::*;
-use crate::devices::IrqLine;
-use crate::storage::Access;
-use crate::storage::IoMode;
-use crate::storage::open;
-use crate::virtio::Interrupt;
-use crate::virtio::block::Setup;
-use crate::virtio::transport::interrupt::{ISR_USED_BUFFER, STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
+use crate::board::{IrqLine, Turn};
+use crate::storage::{Access, IoMode, open};
+use crate::virtio::block::BlockModel;
+use crate::virtio::signal::{STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
+use crate::virtio::spin::For;
+use crate::virtio::transport::interrupt::{ISR_USED_BUFFER, Interrupt};
+use crate::virtio::worker::{BATCH, SPIN_COST};
+use crate::virtio::{Complaints, Host, Ring, Signal, Worker};
 use std::io::Write;
+use std::time::Duration;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -22,6 +25,7 @@ struct Bench {
     memory: Arc<GuestMemoryMmap>,
     worker: Worker,
     interrupt: Arc<Interrupt>,
+    signal: Arc<Signal>,
     _file: tempfile::NamedTempFile,
 }
 
@@ -39,20 +43,37 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
     file.as_file().set_len(8192.max(sectors * 512)).unwrap();
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap());
     let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
-    interrupt.add_status(STATUS_DRIVER_OK);
-    let setup = Setup {
+    let signal = Arc::new(Signal::new(interrupt.clone()));
+    signal.add_status(STATUS_DRIVER_OK);
+    let model = BlockModel {
         image: open::open(file.path(), Access::default()).unwrap().image,
+        path: file.path().into(),
+        lock: None,
         read_only: false,
+        snapshot: false,
         discard: true,
         serial: "serial-number-of-20b".into(),
         queues: 1,
         io,
-        limiter: None,
+        limit_requests: None,
+        limit_bytes: None,
+        io_thread: false,
         poll,
     };
-    let disk = Arc::new(Disk::new(setup, memory.clone(), interrupt.clone()));
+    let host = Host {
+        name: "vda".into(),
+        memory: memory.clone(),
+        signal: signal.clone(),
+        complaints: Arc::new(Complaints::about("vda")),
+    };
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut worker = Worker::new(disk, event);
+    let requests = Requests::new(Arc::new(Disk::new(&model, &host)), &event);
+    let mut worker = Worker::new(
+        Box::new(requests),
+        poll,
+        signal.clone(),
+        host.complaints.clone(),
+    );
     let mut queue = Queue::new(SIZE).unwrap();
     queue.try_set_size(SIZE).unwrap();
     queue
@@ -64,11 +85,13 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
     queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
     queue.set_ready(true);
     assert!(queue.is_valid(&*memory));
-    worker.start(Some(queue), false);
+    let ring = Ring::new(queue, 0, memory.clone(), signal.clone());
+    worker.start(Some(ring), 1 << blk::VIRTIO_BLK_F_FLUSH);
     Bench {
         memory,
         worker,
         interrupt,
+        signal,
         _file: file,
     }
 }
@@ -174,7 +197,7 @@ fn broken_rings_need_a_reset_and_are_left_alone() {
         b.submit(0, 0, 0, (0x8000, 512, 1));
         breakage(&b);
         b.worker.run(true);
-        assert_ne!(b.interrupt.status() & STATUS_NEEDS_RESET, 0, "breakage {i}");
+        assert_ne!(b.signal.status() & STATUS_NEEDS_RESET, 0, "breakage {i}");
         assert_eq!(b.get::<u16>(USED + 2), 0);
         assert_eq!(b.worker.run(true), Turn::Idle);
     }

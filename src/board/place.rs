@@ -1,0 +1,231 @@
+//! Who is where: names, register pages and interrupt lines.
+
+use super::{Names, Need, Part};
+use crate::arch::x86_64::layout;
+use crate::error::Help;
+
+/// Bytes of a register page.
+pub const PAGE_BYTES: u32 = 0x1000;
+
+/// Where on the machine's two buses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// Ports, the first and how many.
+    Ports(u16, u16),
+    /// Guest physical addresses, the first and how many.
+    Page(u32, u32),
+}
+
+impl Range {
+    /// The first port or address, and how many.
+    pub fn bounds(self) -> (u64, u64) {
+        match self {
+            Range::Ports(first, count) => (first.into(), count.into()),
+            Range::Page(first, count) => (first.into(), count.into()),
+        }
+    }
+}
+
+/// Where a part is, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `vda`, `net0`; empty for a part with ports, of which there is only one.
+    pub name: String,
+    /// Ports or a page.
+    pub range: Range,
+    /// The interrupt line.
+    pub gsi: Option<u32>,
+    /// Which of the pages it has, counted from 0.
+    pub slot: u32,
+}
+
+/// A part and its place.
+pub struct Placed {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub part: Box<dyn Part>,
+}
+
+/// There is no page and no interrupt line for another part.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no room for {what}: a machine has at most {max} devices with an interrupt line of their own"
+)]
+pub struct BoardFull {
+    /// The part that did not fit.
+    what: String,
+    /// How many fit.
+    max: usize,
+}
+
+impl Help for BoardFull {
+    fn help(&self) -> String {
+        "leave that device away, or another one".into()
+    }
+}
+
+/// All parts of a machine, in the order in which they were listed.
+#[derive(Default)]
+pub struct Board {
+    parts: Vec<Placed>,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.parts.iter().map(|part| &part.place))
+            .finish()
+    }
+}
+
+impl Board {
+    /// Gives each of `parts` its place. Pages and lines go in the order of the list.
+    ///
+    /// # Errors
+    /// When a part that was asked for does not fit.
+    pub fn of(parts: Vec<Box<dyn Part>>) -> Result<Self, BoardFull> {
+        let max = layout::VIRTIO_GSIS.len();
+        let starts = (layout::VIRTIO_MMIO_START..).step_by(PAGE_BYTES as usize);
+        let mut free = layout::VIRTIO_GSIS.into_iter().zip(starts).zip(0u32..);
+        let mut counts: Vec<(&'static str, u32)> = Vec::new();
+        let mut board = Board::default();
+        for part in parts {
+            let place = match part.need() {
+                Need::Ports { first, count, gsi } => Place {
+                    name: String::new(),
+                    range: Range::Ports(first, count),
+                    gsi,
+                    slot: 0,
+                },
+                Need::Page(names) => {
+                    let name = next_name(names, &mut counts);
+                    let Some(((gsi, start), slot)) = free.next() else {
+                        if part.is_wanted() {
+                            let what = part.describe(&name);
+                            return Err(BoardFull { what, max });
+                        }
+                        continue;
+                    };
+                    Place {
+                        name,
+                        // Below 4 GiB: see layout.
+                        range: Range::Page(start as u32, PAGE_BYTES),
+                        gsi: Some(gsi),
+                        slot,
+                    }
+                }
+            };
+            board.parts.push(Placed { place, part });
+        }
+        Ok(board)
+    }
+
+    /// The parts, in the order of the list.
+    pub fn parts(&self) -> &[Placed] {
+        &self.parts
+    }
+
+    /// What all parts together have under `\_SB` in the DSDT.
+    pub fn aml(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for placed in &self.parts {
+            placed.part.aml(&placed.place, &mut bytes);
+        }
+        bytes
+    }
+}
+
+fn next_name(names: Names, counts: &mut Vec<(&'static str, u32)>) -> String {
+    let (Names::Letters(prefix) | Names::Numbers(prefix)) = names;
+    let count = match counts.iter_mut().find(|(known, _)| *known == prefix) {
+        Some((_, count)) => count,
+        None => {
+            counts.push((prefix, 0));
+            match counts.last_mut() {
+                Some((_, count)) => count,
+                None => return prefix.into(),
+            }
+        }
+    };
+    let number = *count;
+    *count = count.saturating_add(1);
+    match names {
+        // There are fewer lines than letters.
+        Names::Letters(_) => format!("{prefix}{}", char::from(b'a'.saturating_add(number as u8))),
+        Names::Numbers(_) => format!("{prefix}{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::{Site, SiteError};
+
+    struct Fake {
+        need: Need,
+        wanted: bool,
+    }
+
+    impl Part for Fake {
+        fn need(&self) -> Need {
+            self.need
+        }
+        fn is_wanted(&self) -> bool {
+            self.wanted
+        }
+        fn describe(&self, name: &str) -> String {
+            format!("fake {name}")
+        }
+        fn build(&self, _place: &Place, _site: &mut Site<'_>) -> Result<(), SiteError> {
+            Ok(())
+        }
+    }
+
+    fn page(names: Names, wanted: bool) -> Box<dyn Part> {
+        Box::new(Fake {
+            need: Need::Page(names),
+            wanted,
+        })
+    }
+
+    const DISK: Names = Names::Letters("vd");
+    const NET: Names = Names::Numbers("net");
+
+    #[test]
+    fn pages_lines_and_names_go_in_the_order_of_the_list() {
+        let ports = Box::new(Fake {
+            need: Need::Ports {
+                first: 0x3f8,
+                count: 8,
+                gsi: Some(4),
+            },
+            wanted: true,
+        });
+        let parts = vec![page(DISK, true), ports, page(NET, true), page(DISK, true)];
+        let board = Board::of(parts).unwrap();
+        let found: Vec<_> = board
+            .parts()
+            .iter()
+            .map(|p| (p.place.name.as_str(), p.place.range.bounds().0, p.place.gsi))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("vda", 0xd000_0000, Some(16)),
+                ("", 0x3f8, Some(4)),
+                ("net0", 0xd000_1000, Some(17)),
+                ("vdb", 0xd000_2000, Some(18)),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_and_what_nobody_asked_for_gives_way() {
+        let disks = |count| (0..count).map(|_| page(DISK, true));
+        let full = Board::of(disks(17).collect()).unwrap_err();
+        assert!(full.to_string().contains("fake vdq"), "{full}");
+        let with_more: Vec<_> = disks(16).chain([page(NET, false)]).collect();
+        assert_eq!(Board::of(with_more).unwrap().parts().len(), 16);
+    }
+}

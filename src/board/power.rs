@@ -1,0 +1,17 @@
+//! What a guest asks of its machine.
+
+use std::sync::Arc;
+
+/// See [`PowerSink`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerRequest {
+    /// Soft off (S5).
+    PowerOff,
+    /// A reset, and the way by which it was asked for.
+    Reset(&'static str),
+    /// The guest's kernel reports that it has panicked.
+    Panicked,
+}
+
+/// Who is told of a [`PowerRequest`].
+pub type PowerSink = Arc<dyn Fn(PowerRequest) + Send + Sync>;

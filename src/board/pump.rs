@@ -1,0 +1,37 @@
+//! A queue that somebody has to work at: an event loop, or a thread of its own.
+
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// What a turn of [`Pump::run`] left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing to do before a kick or an end.
+    Idle,
+    /// There is more to do: call again.
+    More,
+    /// A rate limit allows more after this time.
+    Later(Duration),
+}
+
+/// A queue of a device, as an event loop sees it.
+pub trait Pump: Send + Sync {
+    /// `vda.0`, for its thread and for messages.
+    fn name(&self) -> &str;
+
+    /// Becomes readable when the driver notifies the queue; KVM writes it by ioeventfd.
+    fn kick(&self) -> &EventFd;
+
+    /// Becomes readable when there is something to do without a kick, for a queue that knows such a case.
+    fn event(&self) -> Option<&EventFd>;
+
+    /// Whether a turn may end in [`Turn::Later`].
+    fn is_limited(&self) -> bool;
+
+    /// Whether it wants a thread of its own.
+    fn wants_thread(&self) -> bool;
+
+    /// Works for a turn, which is bounded. It may spin only if nobody else needs the thread: `alone`.
+    fn run(&self, alone: bool) -> Turn;
+}

@@ -1,0 +1,76 @@
+//! From the disks of a configuration to open images.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::PlanError;
+use crate::config::Disk;
+use crate::storage::{IoMode, Overlay, engine, open};
+use crate::virtio::block::BlockModel;
+
+/// Opens and locks the images of `configs`, in order.
+///
+/// # Errors
+/// Those of the images; and when one of them is there twice, and written to.
+pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, PlanError> {
+    let mut disks = Vec::new();
+    // Device and inode of each, its path, and whether it is only read.
+    let mut seen: Vec<((u64, u64), PathBuf, bool)> = Vec::new();
+    for config in configs {
+        let reads = config.image_access().read_only;
+        // Before the lock says only "in use": by ourselves?
+        let same = seen.iter().find(|(identity, ..)| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(&config.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == *identity)
+        });
+        if let Some((_, first, _)) = same.filter(|(.., other_reads)| !(*other_reads && reads)) {
+            return Err(PlanError::SameDisk {
+                first: first.clone(),
+                second: config.path.clone(),
+            });
+        }
+        let opened = open::open(&config.path, config.image_access())?;
+        let mut image = opened.image;
+        if config.is_snapshot() {
+            image = Arc::new(Overlay::over(image, &config.path)?);
+        }
+        if config.io == IoMode::Uring {
+            engine::check_uring().map_err(|source| PlanError::Uring { source })?;
+        }
+        seen.push((opened.identity, config.path.clone(), reads));
+        disks.push(BlockModel {
+            image,
+            path: config.path.clone(),
+            lock: Some(opened.locked),
+            read_only: config.access.read_only,
+            snapshot: config.is_snapshot(),
+            discard: config.discard,
+            serial: config
+                .serial
+                .clone()
+                .unwrap_or_else(|| serial_from(opened.identity)),
+            queues: config.queues,
+            io: config.io,
+            limit_requests: config.limit_requests,
+            limit_bytes: config.limit_bytes,
+            io_thread: config.io_thread,
+            poll: config.poll,
+        });
+    }
+    Ok(disks)
+}
+
+/// 20 characters that stay the same as long as the file does.
+fn serial_from((device, inode): (u64, u64)) -> String {
+    format!("{:04x}{:016x}", device & 0xffff, inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_have_20_characters() {
+        assert_eq!(serial_from((u64::MAX, 7)), "ffff0000000000000007");
+    }
+}

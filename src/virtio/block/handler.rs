@@ -1,0 +1,301 @@
+//! What a disk does with a chain: from a request to the storage, and back.
+//!
+//! ```text
+//!   Chain ─▶ Request ─▶ Job ─▶ Engine ┐
+//!                                      │ many at once
+//!   status byte ◀── Pending ◀── ends ◀┘
+//! ```
+//!
+//! A request allocates nothing: what belongs to those in flight is in a table whose entries, and
+//! whose lists of buffers, are used again. The engine is made with the device and stays over resets.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use virtio_bindings::bindings::virtio_blk as blk;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::disk::Disk;
+use super::request::{Operation, Request, Status, Unanswerable};
+use super::{QUEUE_SIZE, SERIAL_BYTES};
+use crate::memory::{IoBuffers, objects};
+use crate::storage::{Engine, Job, Work, engine};
+use crate::virtio::{Answer, Broken, Chain, Handler, Room, Taken};
+
+/// So many bytes (128 KiB) count for a request more.
+const BYTES_SHIFT: u32 = 17;
+/// Bytes in flight at a time; one request may be longer. It bounds what direct I/O has to copy.
+const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
+/// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
+/// what one request can ask for; Linux asks for a few MiB at the most.
+const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+impl From<Unanswerable> for Broken {
+    fn from(_: Unanswerable) -> Self {
+        Broken::Unanswerable("the request has no room for a header and a status")
+    }
+}
+
+/// A request that the engine has.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    head: u16,
+    status: GuestAddress,
+    bytes: u64,
+}
+
+/// The requests of one queue.
+pub struct Requests {
+    disk: Arc<Disk>,
+    engine: Box<dyn Engine>,
+    /// Indexed by token.
+    pending: Vec<Option<Pending>>,
+    free: Vec<u16>,
+    spare: Vec<IoBuffers>,
+    bytes_in_flight: u64,
+    request: Request,
+    write_through: bool,
+}
+
+impl Requests {
+    /// None as yet. `event` becomes readable when some have ended.
+    pub(super) fn new(disk: Arc<Disk>, event: &Arc<EventFd>) -> Self {
+        let engine = engine::start(&disk.image, disk.io, QUEUE_SIZE, disk.threads, event);
+        Requests {
+            disk,
+            engine,
+            pending: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            bytes_in_flight: 0,
+            request: Request::default(),
+            write_through: false,
+        }
+    }
+
+    /// Gives the request in hand to the engine, or answers it at once.
+    fn begin(&mut self, head: u16, memory: &GuestMemoryMmap) -> Option<(Status, u32)> {
+        let (work, bytes) = match self.work_of_request(memory) {
+            Ok(work) => work,
+            Err(answer) => return Some(answer),
+        };
+        let io_error = Some((Status::IoError, 0));
+        let spare = self.spare.pop();
+        let mut buffers = spare.unwrap_or_else(|| IoBuffers::new(self.disk.memory.clone()));
+        buffers.clear();
+        let ready = bytes == 0 || {
+            let ranges = self.request.data.iter();
+            ranges.copied().all(|(at, len)| buffers.push(at, len))
+                && buffers
+                    .align(
+                        self.disk.image.alignment(),
+                        matches!(work, Work::Write { .. }),
+                    )
+                    .is_ok()
+        };
+        let pending = Pending {
+            head,
+            status: self.request.status,
+            bytes,
+        };
+        let token = if ready { self.remember(pending) } else { None };
+        let Some(token) = token else {
+            self.spare.push(buffers);
+            return io_error;
+        };
+        self.bytes_in_flight = self.bytes_in_flight.saturating_add(bytes);
+        self.engine.submit(Job {
+            token,
+            work,
+            buffers,
+        });
+        None
+    }
+
+    /// What the engine has to do for the request in hand, and the bytes of guest memory that it
+    /// moves; or the answer, where there is nothing to do.
+    fn work_of_request(&mut self, memory: &GuestMemoryMmap) -> Result<(Work, u64), (Status, u32)> {
+        let bytes = self.request.data_len;
+        Ok(match self.request.operation {
+            Operation::Refuse(status) => return Err((status, 0)),
+            Operation::GetId => return Err(self.get_id(memory)),
+            Operation::Do(Work::Discard { len: 0, .. } | Work::Zero { len: 0, .. }) => {
+                return Err((Status::Ok, 0));
+            }
+            Operation::Do(work @ (Work::Read { .. } | Work::Write { .. })) => match bytes {
+                0 => return Err((Status::Ok, 0)),
+                1..=MAX_REQUEST_BYTES => (durably(work, self.write_through), bytes),
+                _ => return Err((Status::IoError, 0)),
+            },
+            Operation::Do(work) => (work, 0),
+        })
+    }
+
+    /// A token for a request, unless as many are in flight as a ring has entries.
+    fn remember(&mut self, pending: Pending) -> Option<u16> {
+        if let Some(token) = self.free.pop() {
+            *self.pending.get_mut(usize::from(token))? = Some(pending);
+            return Some(token);
+        }
+        let token = u16::try_from(self.pending.len()).ok()?;
+        (token < QUEUE_SIZE).then(|| {
+            self.pending.push(Some(pending));
+            token
+        })
+    }
+
+    /// Writes the status byte; how many bytes of guest memory are new with it.
+    fn status(&self, at: GuestAddress, status: Status, written: u32) -> Result<u32, Broken> {
+        objects::write(&self.disk.memory, status as u8, at)
+            .ok_or(Broken::Unanswerable("the status byte is not in RAM"))?;
+        Ok(written.saturating_add(1))
+    }
+
+    fn get_id(&self, memory: &GuestMemoryMmap) -> (Status, u32) {
+        let serial: &[u8; SERIAL_BYTES] = &self.disk.serial;
+        let mut rest = serial.as_slice();
+        let mut written = 0u32;
+        for (addr, len) in &self.request.data {
+            let take = rest.len().min(*len as usize);
+            let Some((part, after)) = rest.split_at_checked(take) else {
+                break;
+            };
+            if memory.write_slice(part, *addr).is_err() {
+                return (Status::IoError, written);
+            }
+            written = written.saturating_add(take as u32);
+            rest = after;
+        }
+        if rest.is_empty() {
+            (Status::Ok, written)
+        } else {
+            // The driver must offer 20 bytes (5.2.6.1).
+            (Status::IoError, written)
+        }
+    }
+}
+
+/// A write that is done only when it is on stable storage, if `durable`.
+fn durably(work: Work, durable: bool) -> Work {
+    match work {
+        Work::Write { offset, .. } => Work::Write { offset, durable },
+        other => other,
+    }
+}
+
+impl Handler for Requests {
+    fn start(&mut self, features: u64) {
+        // A driver that does not know FLUSH: each write must be durable by itself.
+        self.write_through = features & 1 << blk::VIRTIO_BLK_F_FLUSH == 0;
+    }
+
+    fn room(&mut self) -> Room {
+        let full = self.in_flight() >= usize::from(QUEUE_SIZE)
+            || self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT;
+        if full {
+            return Room::No;
+        }
+        match &self.disk.limiter {
+            Some(limiter) => match limiter.ready(Instant::now()) {
+                Ok(()) => Room::Yes,
+                Err(wait) => Room::Later(wait),
+            },
+            None => Room::Yes,
+        }
+    }
+
+    fn take(
+        &mut self,
+        head: u16,
+        chain: &Chain,
+        memory: &GuestMemoryMmap,
+    ) -> Result<Taken, Broken> {
+        self.request.parse(chain, memory, self.disk.geometry)?;
+        let bytes = match self.request.operation {
+            Operation::Do(Work::Zero { len, .. }) => len,
+            _ => self.request.data_len,
+        };
+        // What is longer is refused, and counts for no more than the longest.
+        let bytes = bytes.min(MAX_REQUEST_BYTES);
+        if let Some(limiter) = &self.disk.limiter {
+            limiter.take(bytes);
+        }
+        let written = match self.begin(head, memory) {
+            Some((status, written)) => Some(self.status(self.request.status, status, written)?),
+            None => None,
+        };
+        Ok(Taken {
+            // Some work is done at once, so a turn is bounded in bytes as well.
+            cost: 1usize.saturating_add((bytes >> BYTES_SHIFT) as usize),
+            written,
+        })
+    }
+
+    fn commit(&mut self) {
+        self.engine.commit();
+    }
+
+    fn ended(&mut self) -> Result<Option<Answer>, Broken> {
+        while let Some((mut job, mut result)) = self.engine.complete() {
+            let slot = self.pending.get_mut(usize::from(job.token));
+            let Some(pending) = slot.and_then(Option::take) else {
+                continue;
+            };
+            self.free.push(job.token);
+            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(pending.bytes);
+            let read = matches!(job.work, Work::Read { .. });
+            job.buffers.restore(read && result.is_ok());
+            self.spare.push(job.buffers);
+            if let Work::Zero { .. } | Work::Discard { .. } = job.work
+                && self.write_through
+                && result.is_ok()
+            {
+                // Without FLUSH there is no later moment.
+                let mut none = IoBuffers::new(self.disk.memory.clone());
+                result = self.disk.image.run(Work::Flush, &mut none);
+            }
+            let (status, written) = match result {
+                Ok(()) if read => (Status::Ok, u32::try_from(pending.bytes).unwrap_or(u32::MAX)),
+                Ok(()) => (Status::Ok, 0),
+                Err(error) => {
+                    self.disk.complain_of(job.work, &error);
+                    (Status::IoError, 0)
+                }
+            };
+            let written = self.status(pending.status, status, written)?;
+            return Ok(Some(Answer {
+                head: pending.head,
+                written,
+            }));
+        }
+        Ok(None)
+    }
+
+    fn ready(&mut self) -> bool {
+        self.engine.ready()
+    }
+
+    fn rearm(&mut self) -> bool {
+        self.engine.rearm()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.pending.len().saturating_sub(self.free.len())
+    }
+
+    fn has_threads(&self) -> bool {
+        self.engine.has_threads()
+    }
+
+    fn stop(&mut self) {
+        self.engine.drain();
+        self.pending.clear();
+        self.free.clear();
+        self.bytes_in_flight = 0;
+    }
+}
+
+#[cfg(test)]
+#[path = "handler_tests.rs"]
+mod tests;

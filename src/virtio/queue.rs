@@ -1,0 +1,83 @@
+//! One queue of a device, as an event loop and the front see it: a worker under its lock, and what wakes it.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Host, MadeQueue, Worker};
+use crate::board::site::event_fd;
+use crate::board::{Pump, SiteError, Turn};
+use crate::sync::lock;
+
+/// See the [module](self).
+pub struct VirtQueue {
+    name: String,
+    size: u16,
+    kick: EventFd,
+    event: Option<Arc<EventFd>>,
+    limited: bool,
+    thread: bool,
+    worker: Mutex<Worker>,
+}
+
+impl VirtQueue {
+    /// Queue `number` of the device that `host` names.
+    ///
+    /// # Errors
+    /// When no event fd can be made.
+    pub fn new(made: MadeQueue, number: u16, host: &Host) -> Result<Self, SiteError> {
+        let (signal, complaints) = (host.signal.clone(), host.complaints.clone());
+        Ok(VirtQueue {
+            name: format!("{}.{number}", host.name),
+            size: made.size,
+            kick: event_fd()?,
+            event: made.event,
+            limited: made.limited,
+            thread: made.thread,
+            worker: Mutex::new(Worker::new(made.handler, made.poll, signal, complaints)),
+        })
+    }
+
+    /// The most entries that it has.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Its worker, between two turns.
+    pub fn worker(&self) -> MutexGuard<'_, Worker> {
+        lock(&self.worker)
+    }
+
+    /// Has its loop give it a turn.
+    pub fn wake(&self) {
+        // Failure means a kick is pending already.
+        let _ = self.kick.write(1);
+    }
+}
+
+impl Pump for VirtQueue {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    fn event(&self) -> Option<&EventFd> {
+        self.event.as_deref()
+    }
+
+    fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    fn wants_thread(&self) -> bool {
+        self.thread
+    }
+
+    fn run(&self, alone: bool) -> Turn {
+        // The lock is released between turns, so that a reset gets its turn.
+        self.worker().run(alone)
+    }
+}
