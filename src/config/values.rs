@@ -1,6 +1,7 @@
 //! What the words of a configuration mean: sizes, durations, topologies, consoles.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigError;
@@ -12,8 +13,7 @@ const MIN_MEMORY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
 /// What guest RAM is on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum MemoryBacking {
     /// Anonymous memory, on transparent huge pages where the host has them
     #[default]
@@ -285,6 +285,18 @@ pub fn console(text: &str) -> Result<Console, ConfigError> {
             Some(path) => Ok(Console::File(path.into())),
             None => Err(wrong(KEY, text, "no such console", FORMS)),
         },
+    }
+}
+
+/// Puts `folder` before the path in `file=PATH`.
+pub(super) fn console_beside(text: &str, folder: &Path) -> OsString {
+    match text.strip_prefix("file=") {
+        Some(path) if !path.is_empty() => {
+            let mut text = OsString::from("file=");
+            text.push(folder.join(path));
+            text
+        }
+        _ => text.into(),
     }
 }
 
