@@ -35,8 +35,7 @@ impl Protocol {
 }
 
 /// Which protocol the user asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum ProtocolChoice {
     /// What the image is best entered by
     #[default]

@@ -20,8 +20,7 @@ use super::payload;
 use super::source::Source;
 
 /// Who unpacks a bzImage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Unpack {
     /// The host, once; the vmlinux is kept in the cache
     #[default]

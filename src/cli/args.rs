@@ -1,11 +1,15 @@
-//! `bantam run`: its options.
+//! `bantam run`: its options. Those of the machine come from the table in
+//! [`options`](crate::config::options); only what is not of the machine is described here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::builder::{PossibleValuesParser, ValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
-use crate::boot::{ProtocolChoice, Unpack};
-use crate::config::{Layer, MemoryBacking};
+use crate::config::Layer;
+use crate::config::layer::Said;
+use crate::config::options::{Kind, OPTIONS, Opt};
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -21,127 +25,194 @@ Examples:
 While it runs: Ctrl-a x ends the machine, Ctrl-a h shows the other keys.
 SIGTERM and SIGINT press the power button; a second one, or 10 seconds, ends the machine.";
 
-/// Options of `bantam run`.
-#[derive(Debug, Args)]
-#[command(after_help = RUN_EXAMPLES, args_override_self = true)]
+/// What `bantam run` is told.
+#[derive(Debug)]
 pub struct RunArgs {
-    /// Kernel image: an ELF vmlinux, a PVH program, or a bzImage (vmlinuz)
-    #[arg(value_name = "KERNEL", conflicts_with = "kernel_flag")]
-    kernel: Option<PathBuf>,
-
-    /// Kernel image, the same as the argument
-    #[arg(short, long = "kernel", value_name = "PATH", id = "kernel_flag")]
-    kernel_flag: Option<PathBuf>,
-
-    /// Initial RAM disk
-    #[arg(short, long, value_name = "PATH")]
-    initrd: Option<PathBuf>,
-
-    /// Add to the kernel command line (may be repeated)
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
-    append: Vec<String>,
-
-    /// Replace the default kernel command line
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    cmdline: Option<String>,
-
-    /// Attach a disk image or block device; in order vda, vdb ... (may be repeated)
-    ///
-    /// After the path, separated by commas: ro, format=raw|qcow2 (raw unless the name ends in
-    /// .qcow2), snapshot (throw writes away), serial=TEXT, queues=N, io=auto|uring|threads, cache=writeback|direct,
-    /// discard=on|off, iothread, poll=MICROSECONDS, backing=on|off, limit-iops=N, limit-bw=N
-    #[arg(short, long, value_name = "PATH[,KEY=VALUE]...")]
-    disk: Vec<String>,
-
-    /// Throw away at the end what is written to disks, but for those with snapshot=off
-    #[arg(long)]
-    snapshot: bool,
-
-    /// Attach an image of a CD or DVD, to be read only, after the disks (may be repeated)
-    #[arg(long, value_name = "ISO")]
-    cdrom: Vec<PathBuf>,
-
-    /// Boot the kernel inside the ISO of a live system or installer, and attach the ISO
-    #[arg(long, value_name = "ISO")]
-    iso: Option<PathBuf>,
-
-    /// vCPUs: 4, or 8,sockets=2,cores=2,threads=2 [default: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-    cpus: Option<String>,
-
-    /// Guest memory: 512M, 2G; a bare number counts MiB [default: 512M]
-    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
-    memory: Option<String>,
-
-    /// What guest memory is on the host
-    #[arg(long, value_enum)]
-    memory_backing: Option<MemoryBacking>,
-
-    /// Serial console: stdio, none, pty, file=PATH [default: stdio]
-    #[arg(long, value_name = "WHERE")]
-    console: Option<String>,
-
-    /// How the kernel is entered
-    #[arg(long, value_enum)]
-    protocol: Option<ProtocolChoice>,
-
-    /// Who unpacks a bzImage
-    #[arg(long, value_enum)]
-    unpack: Option<Unpack>,
-
-    /// Keep nothing of what is unpacked, and use nothing kept before
-    #[arg(long)]
-    no_cache: bool,
-
-    /// Read options from a TOML file; options given here win
-    #[arg(long, value_name = "FILE")]
+    /// The options of the machine.
+    pub layer: Layer,
+    /// The configuration file.
     pub config: Option<PathBuf>,
-
-    /// Print the resolved machine, find what a start would find (rights, limits, locks), and start nothing
-    #[arg(long)]
+    /// Whether nothing is to be started.
     pub dry_run: bool,
-
-    /// Start the machine again when its guest reboots, instead of ending
-    #[arg(long, overrides_with = "no_reboot")]
-    reboot: bool,
-
-    /// End the machine when its guest reboots, also where the configuration file has 'reboot = true'
-    #[arg(long, overrides_with = "reboot")]
-    no_reboot: bool,
-
-    /// End the machine after this time: 30s, 5m
-    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    time_limit: Option<String>,
-
-    /// Say more on standard error (-vv: even more)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    /// How often `--verbose` was given.
     pub verbose: u8,
 }
 
-impl RunArgs {
-    /// What the options say, for [`Layer::over`].
-    pub fn layer(&self) -> Layer {
-        Layer {
-            kernel: self.kernel.clone().or_else(|| self.kernel_flag.clone()),
-            initrd: self.initrd.clone(),
-            append: self.append.clone(),
-            cmdline: self.cmdline.clone(),
-            disks: self.disk.clone(),
-            snapshot: self.snapshot.then_some(true),
-            cdroms: self.cdrom.clone(),
-            iso: self.iso.clone(),
-            cpus: self.cpus.clone(),
-            memory: self.memory.clone(),
-            memory_backing: self.memory_backing,
-            console: self.console.clone(),
-            protocol: self.protocol,
-            unpack: self.unpack,
-            cache: self.no_cache.then_some(false),
-            reboot: match (self.reboot, self.no_reboot) {
-                (_, true) => Some(false),
-                (reboot, false) => reboot.then_some(true),
-            },
-            time_limit: self.time_limit.clone(),
+/// The kernel as an argument without a flag; clap's name for it.
+const KERNEL: &str = "KERNEL";
+
+impl Args for RunArgs {
+    fn augment_args(command: Command) -> Command {
+        let kernel = Arg::new(KERNEL)
+            .help("Kernel image: an ELF vmlinux, a PVH program, or a bzImage (vmlinuz)")
+            .value_parser(value_parser!(PathBuf))
+            .conflicts_with("kernel");
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help("Read options from a TOML file; options given here win")
+            .value_parser(value_parser!(PathBuf));
+        let dry_run = Arg::new("dry-run")
+            .long("dry-run")
+            .help(
+                "Print the resolved machine, find what a start would find (rights, limits, locks), and start nothing",
+            )
+            .action(ArgAction::SetTrue);
+        let verbose = Arg::new("verbose")
+            .short('v')
+            .long("verbose")
+            .help("Say more on standard error (-vv: even more)")
+            .action(ArgAction::Count);
+        command
+            .after_help(RUN_EXAMPLES)
+            .args_override_self(true)
+            .arg(kernel)
+            .args(OPTIONS.iter().flat_map(flags))
+            .args([config, dry_run, verbose])
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RunArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut layer = Layer::default();
+        for option in OPTIONS {
+            match option.kind {
+                Kind::Switch { yes, no } => {
+                    if yes.is_some() && matches.get_flag(option.name) {
+                        layer.set(option.name, Said::Switch(true));
+                    }
+                    if no.is_some() && matches.get_flag(&negated(option.name)) {
+                        layer.set(option.name, Said::Switch(false));
+                    }
+                }
+                _ => layer.set(option.name, texts(matches, option.name)),
+            }
         }
+        if matches.contains_id(KERNEL) {
+            layer.set("kernel", texts(matches, KERNEL));
+        }
+        Ok(RunArgs {
+            layer,
+            config: matches.get_one("config").cloned(),
+            dry_run: matches.get_flag("dry-run"),
+            verbose: matches.get_count("verbose"),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flags of an option: one, or two of a switch that can be set both ways.
+fn flags(option: &'static Opt) -> Vec<Arg> {
+    let name = option.name;
+    if let Kind::Switch { yes, no } = option.kind {
+        let flag = |name: String, help| {
+            let flag = Arg::new(name.clone()).long(name).help(help);
+            flag.action(ArgAction::SetTrue)
+        };
+        let on = yes.map(|help| flag(name.into(), help));
+        let off = no.map(|help| flag(negated(name), help));
+        return match (on, off) {
+            // Of the two, the last counts.
+            (Some(on), Some(off)) => {
+                vec![on.overrides_with(negated(name)), off.overrides_with(name)]
+            }
+            (on, off) => on.into_iter().chain(off).collect(),
+        };
+    }
+    let parser = match option.kind {
+        Kind::Path | Kind::Paths => ValueParser::path_buf(),
+        Kind::Choice(choices) => PossibleValuesParser::new(choices()).into(),
+        _ => ValueParser::string(),
+    };
+    let flag = Arg::new(name)
+        .long(name)
+        .short(option.short)
+        .value_name(option.value)
+        .value_parser(parser)
+        .help(option.help)
+        .allow_hyphen_values(option.dashes)
+        .allow_negative_numbers(matches!(option.kind, Kind::Amount))
+        .action(match option.kind.is_list() {
+            true => ArgAction::Append,
+            false => ArgAction::Set,
+        });
+    vec![match option.more {
+        "" => flag,
+        more => flag.long_help(format!("{}\n\n{more}", option.help)),
+    }]
+}
+
+/// The flag that switches an option off.
+fn negated(name: &str) -> String {
+    format!("no-{name}")
+}
+
+/// The values of a flag as they were typed.
+fn texts(matches: &ArgMatches, id: &str) -> Said {
+    let values = matches.get_raw(id).into_iter().flatten();
+    Said::Texts(values.map(OsString::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        RunArgs::augment_args(Command::new("run"))
+    }
+
+    fn layer(words: &[&str]) -> Layer {
+        let words = [&["run"], words].concat();
+        let matches = command().try_get_matches_from(words).unwrap();
+        RunArgs::from_arg_matches(&matches).unwrap().layer
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_table() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        let help = command().render_long_help().to_string();
+        for option in OPTIONS {
+            let (yes, no) = (
+                format!("--{}", option.name),
+                format!("--no-{}", option.name),
+            );
+            assert!(
+                help.split_whitespace()
+                    .any(|word| word == yes || word == no),
+                "{yes}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_a_switch_the_last_flag_counts() {
+        let reboot = |words: &[&str]| layer(words).switch("reboot");
+        assert_eq!(reboot(&[]), None);
+        assert_eq!(reboot(&["--reboot", "--no-reboot"]), Some(false));
+        assert_eq!(reboot(&["--no-reboot", "--reboot"]), Some(true));
+        assert_eq!(layer(&["--no-cache"]).switch("cache"), Some(false));
+        assert_eq!(layer(&["--snapshot"]).switch("snapshot"), Some(true));
+    }
+
+    #[test]
+    fn values_are_kept_as_they_were_typed() {
+        let both = layer(&["a.elf", "-d", "x,ro", "--disk=y", "-m", "1G", "-m", "2G"]);
+        assert_eq!(both.path("kernel"), Some("a.elf".into()));
+        assert_eq!(both.texts("disk"), ["x,ro", "y"]);
+        assert_eq!(both.text("memory").as_deref(), Some("2G"));
+        assert_eq!(layer(&["-a", "-x", "-c-1"]).texts("append"), ["-x"]);
+        assert_eq!(layer(&["--kernel", "b"]).path("kernel"), Some("b".into()));
     }
 }

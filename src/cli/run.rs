@@ -20,9 +20,9 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     let usage = |error: ConfigError| Failure::new(ExitStatus::Usage, &error);
     let file = args.config.as_deref().map(file::read).transpose();
     let file = file.map_err(usage)?;
-    let flags = args.layer();
+    let flags = args.layer;
     let below = file.as_ref().map(|file| file.layer.clone());
-    let resolved = VmConfig::resolve(flags.clone().over(below.unwrap_or_default()));
+    let resolved = VmConfig::resolve(&flags.clone().over(below.unwrap_or_default()));
     let mut config = resolved.map_err(|error| match &file {
         Some(file) => usage(file.locate(error, &flags)),
         None => usage(error),

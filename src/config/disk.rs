@@ -1,8 +1,10 @@
 //! What the words of `--disk` mean.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::elsewhere;
 use super::error::ConfigError;
 use super::values::{number_and_unit, split_commas, wrong};
 use crate::arch::x86_64::layout;
@@ -318,6 +320,18 @@ fn rate(value: &str, text: &str, bytes: bool) -> Result<u64, ConfigError> {
                 format!("write a number, with a unit if you like: {form}"),
             )
         })
+}
+
+/// Puts `folder` before the path in `[path=]PATH,...`, whose commas are doubled there.
+pub(super) fn beside(text: &str, folder: &Path) -> OsString {
+    let text = text.strip_prefix("path=").unwrap_or(text);
+    let Some(folder) = folder.to_str().filter(|f| !f.is_empty()) else {
+        return text.into();
+    };
+    if text.starts_with('/') || text.is_empty() || elsewhere::is_address(Path::new(text)) {
+        return text.into();
+    }
+    format!("{}/{text}", folder.replace(',', ",,")).into()
 }
 
 #[cfg(test)]

@@ -3,73 +3,17 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Layer;
 use super::error::ConfigError;
-use super::keys::{KEYS, NAMES, Position, in_one_line, syntax_help, wrong_value};
-use super::{Layer, MemoryBacking, elsewhere};
-use crate::boot::{ProtocolChoice, Unpack};
+use super::keys::{Position, in_one_line, no_table, syntax_help, wrong_value};
+use super::layer::Said;
+use super::options::{self, Kind, NAMES, Opt};
 
 /// A configuration is a page of text; larger files are something else.
 const MAX_BYTES: u64 = 1 << 20;
-
-/// One text or several.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-enum Texts {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl From<Texts> for Vec<String> {
-    fn from(texts: Texts) -> Self {
-        match texts {
-            Texts::One(text) => vec![text],
-            Texts::Many(texts) => texts,
-        }
-    }
-}
-
-/// A number, or a text that begins with one.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a number or a string")]
-enum Amount {
-    Number(i64),
-    Text(String),
-}
-
-impl From<Amount> for String {
-    fn from(amount: Amount) -> Self {
-        match amount {
-            Amount::Number(n) => n.to_string(),
-            Amount::Text(text) => text,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct File {
-    kernel: Option<PathBuf>,
-    initrd: Option<PathBuf>,
-    append: Option<Texts>,
-    cmdline: Option<String>,
-    disk: Option<Texts>,
-    snapshot: Option<bool>,
-    cdrom: Option<Texts>,
-    iso: Option<PathBuf>,
-    cpus: Option<Amount>,
-    memory: Option<Amount>,
-    memory_backing: Option<MemoryBacking>,
-    console: Option<String>,
-    protocol: Option<ProtocolChoice>,
-    unpack: Option<Unpack>,
-    cache: Option<bool>,
-    reboot: Option<bool>,
-    time_limit: Option<Amount>,
-}
 
 /// A file that has been read.
 #[derive(Debug)]
@@ -147,32 +91,18 @@ impl ConfigFile {
         };
         let name = option.trim_start_matches('-');
         // What is typed wins over the file, so the mistake is in what was typed.
-        let typed = match name {
-            "kernel" => flags.kernel.is_some(),
-            "initrd" => flags.initrd.is_some(),
-            "iso" => flags.iso.is_some(),
-            "cdrom" => !flags.cdroms.is_empty(),
-            "cpus" => flags.cpus.is_some(),
-            "memory" => flags.memory.is_some(),
-            "console" => flags.console.is_some(),
-            "time-limit" => flags.time_limit.is_some(),
-            "disk" => !flags.disks.is_empty(),
-            _ => true,
-        };
+        if options::find(name).is_none_or(|option| flags.says(option.name)) {
+            return error;
+        }
+        let mut texts = self.layer.texts(name).into_iter();
+        let nth = texts.position(|text| text.starts_with(&value));
         let mut places = self.places.iter().filter(|(key, _)| *key == name);
-        let nth = match name {
-            "disk" => {
-                let mut texts = self.layer.disks.iter();
-                texts.position(|text| text.starts_with(&value)).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        match places.nth(nth) {
-            Some((_, byte)) if !typed => ConfigError::At {
+        match places.nth(nth.unwrap_or(0)) {
+            Some((_, byte)) => ConfigError::At {
                 place: Position::of(&self.text, *byte).in_file(&self.path),
                 source: Box::new(error),
             },
-            _ => error,
+            None => error,
         }
     }
 }
@@ -185,114 +115,86 @@ fn parse(text: &str, path: &Path, folder: &Path) -> Result<ConfigFile, ConfigErr
         message: in_one_line(error.message()),
         help: syntax_help(text, start(&error), error.message()),
     })?;
-    let table = table.get_ref();
-    let mut places = Vec::new();
-    for (key, value) in table {
-        let Some(name) = NAMES.iter().find(|name| **name == key.get_ref().as_ref()) else {
-            return Err(match value.get_ref() {
-                DeValue::Table(_) => ConfigError::Syntax {
-                    place: place(key.span().start),
-                    message: format!("there is no table '{}'", key.get_ref()),
-                    help: format!(
-                        "the keys stand alone, without tables: {} = {}",
-                        KEYS[0].0, KEYS[0].2
-                    ),
-                },
-                _ => ConfigError::UnknownKey {
+    let mut known = Vec::new();
+    for (key, value) in table.get_ref() {
+        match (options::find(key.get_ref()), value.get_ref()) {
+            (Some(option), _) => known.push((option, value)),
+            (None, DeValue::Table(_)) => {
+                return Err(no_table(key.get_ref(), place(key.span().start)));
+            }
+            (None, _) => {
+                return Err(ConfigError::UnknownKey {
                     key: key.get_ref().to_string(),
                     place: place(key.span().start),
                     known: &NAMES,
-                },
-            });
-        };
-        let at = |value: &Spanned<DeValue<'_>>| (*name, value.span().start);
-        match value.get_ref() {
-            DeValue::Array(values) => places.extend(values.iter().map(at)),
-            _ => places.push(at(value)),
+                });
+            }
         }
     }
-    let file: File = toml::from_str(text).map_err(|error| {
-        let byte = start(&error);
-        // Whose value it is.
-        let found = table
-            .iter()
-            .find(|(key, value)| key.span().start <= byte && byte <= value.span().end);
-        let Some((key, value)) = found else {
-            return ConfigError::Syntax {
-                place: place(byte),
-                message: in_one_line(error.message()),
-                help: syntax_help(text, byte, error.message()),
-            };
-        };
-        wrong_value(
-            key.get_ref(),
-            value.get_ref(),
-            place(value.span().start),
-            error.message(),
-        )
-    })?;
+    let mut layer = Layer::default();
+    let mut places = Vec::new();
+    for (option, value) in known {
+        let said = read_value(option, value, folder)
+            .map_err(|wrong| wrong_value(option, value, wrong, text, path))?;
+        layer.set(option.name, said);
+        match value.get_ref() {
+            DeValue::Array(members) => {
+                places.extend(
+                    members
+                        .iter()
+                        .map(|member| (option.name, member.span().start)),
+                );
+            }
+            _ => places.push((option.name, value.span().start)),
+        }
+    }
     Ok(ConfigFile {
-        layer: layer(file, folder),
+        layer,
         path: path.into(),
         text: text.into(),
         places,
     })
 }
 
-/// What the file says, its paths beside `folder`.
-fn layer(file: File, folder: &Path) -> Layer {
-    let beside = |path: PathBuf| match elsewhere::is_address(&path) {
-        true => path,
-        false => folder.join(path),
-    };
-    let disks: Vec<String> = file.disk.map(Vec::from).unwrap_or_default();
-    Layer {
-        kernel: file.kernel.map(beside),
-        initrd: file.initrd.map(beside),
-        iso: file.iso.map(beside),
-        append: file.append.map(Vec::from).unwrap_or_default(),
-        cmdline: file.cmdline,
-        disks: disks.iter().map(|text| disk_beside(text, folder)).collect(),
-        snapshot: file.snapshot,
-        cdroms: file
-            .cdrom
-            .map(Vec::from)
-            .unwrap_or_default()
+/// What a value says of its option, with its paths beside `folder`.
+///
+/// # Errors
+/// The value, or the member of the list, that the option does not take.
+fn read_value<'v>(
+    option: &Opt,
+    value: &'v Spanned<DeValue<'v>>,
+    folder: &Path,
+) -> Result<Said, &'v Spanned<DeValue<'v>>> {
+    let text = |value: &'v Spanned<DeValue<'v>>| match (option.kind, value.get_ref()) {
+        (Kind::Amount, DeValue::Integer(number)) => {
+            i64::from_str_radix(number.as_str(), number.radix())
+                .map(|number| number.to_string().into())
+                .map_err(|_| value)
+        }
+        (Kind::Choice(choices), DeValue::String(text)) => choices()
             .iter()
-            .map(|path| beside(path.into()))
-            .collect(),
-        cpus: file.cpus.map(String::from),
-        memory: file.memory.map(String::from),
-        memory_backing: file.memory_backing,
-        console: file.console.map(|text| match text.strip_prefix("file=") {
-            Some(path) if !path.is_empty() => {
-                format!("file={}", folder.join(path).display())
-            }
-            _ => text,
-        }),
-        protocol: file.protocol,
-        unpack: file.unpack,
-        cache: file.cache,
-        reboot: file.reboot,
-        time_limit: file.time_limit.map(String::from),
-    }
-}
-
-/// Puts the folder before the path in `[path=]PATH,...`, whose commas are doubled there.
-fn disk_beside(text: &str, folder: &Path) -> String {
-    let text = text.strip_prefix("path=").unwrap_or(text);
-    let Some(folder) = folder.to_str().filter(|f| !f.is_empty()) else {
-        return text.into();
+            .any(|choice| choice.get_name() == text)
+            .then(|| text.as_ref().into())
+            .ok_or(value),
+        (_, DeValue::String(text)) => Ok((option.beside)(text, folder)),
+        _ => Err(value),
     };
-    if text.starts_with('/') || text.is_empty() || elsewhere::is_address(Path::new(text)) {
-        return text.into();
-    }
-    format!("{}/{text}", folder.replace(',', ",,"))
+    Ok(match (option.kind, value.get_ref()) {
+        (Kind::Switch { .. }, DeValue::Boolean(on)) => Said::Switch(*on),
+        (Kind::Switch { .. }, _) => return Err(value),
+        (kind, DeValue::Array(members)) if kind.is_list() => {
+            Said::Texts(members.iter().map(text).collect::<Result<_, _>>()?)
+        }
+        _ => Said::Texts(vec![text(value)?]),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::MemoryBacking;
     use super::*;
+    use crate::boot::{ProtocolChoice, Unpack};
+    use crate::config::options::OPTIONS;
     use crate::error::Help;
 
     fn read(text: &str) -> Result<Layer, ConfigError> {
@@ -322,21 +224,38 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(layer.kernel, Some("/m/vmlinux".into()));
-        assert_eq!(layer.initrd, Some("/abs/initrd".into()));
-        assert_eq!(layer.disks, ["/m/root.img,ro"]);
-        assert_eq!(layer.snapshot, Some(true));
-        assert_eq!(layer.iso, Some("/m/install.iso".into()));
-        assert_eq!(layer.cdroms, [PathBuf::from("/m/live.iso")]);
-        assert_eq!(layer.cpus.as_deref(), Some("4"));
-        assert_eq!(layer.memory_backing, Some(MemoryBacking::Shared));
-        assert_eq!(layer.protocol, Some(ProtocolChoice::Pvh));
+        assert_eq!(layer.path("kernel"), Some("/m/vmlinux".into()));
+        assert_eq!(layer.path("initrd"), Some("/abs/initrd".into()));
+        assert_eq!(layer.texts("append"), ["quiet", "ro"]);
+        assert_eq!(layer.texts("disk"), ["/m/root.img,ro"]);
+        assert_eq!(layer.switch("snapshot"), Some(true));
+        assert_eq!(layer.path("iso"), Some("/m/install.iso".into()));
+        assert_eq!(layer.paths("cdrom"), [PathBuf::from("/m/live.iso")]);
+        assert_eq!(layer.text("cpus").as_deref(), Some("4"));
+        assert_eq!(layer.choice("memory-backing"), Some(MemoryBacking::Shared));
+        assert_eq!(layer.choice("protocol"), Some(ProtocolChoice::Pvh));
+        assert_eq!(layer.choice("unpack"), Some(Unpack::Guest));
+        assert_eq!(layer.switch("cache"), Some(false));
+        assert_eq!(layer.switch("reboot"), Some(true));
+        assert_eq!(layer.text("time-limit").as_deref(), Some("30"));
+    }
+
+    #[test]
+    fn numbers_of_any_base() {
+        let cpus = |text: &str| read(text).unwrap().text("cpus");
+        assert_eq!(cpus("cpus = 0x1_0").as_deref(), Some("16"));
+        assert_eq!(cpus("cpus = +3").as_deref(), Some("3"));
+        assert_eq!(cpus("cpus = -1").as_deref(), Some("-1"));
+    }
+
+    #[test]
+    fn the_member_of_a_list_that_is_wrong_has_its_place() {
+        let error = read("disk = [\"a\",\n 5]").unwrap_err();
         assert_eq!(
-            (layer.unpack, layer.cache),
-            (Some(Unpack::Guest), Some(false))
+            error.to_string(),
+            "configuration vm.toml, line 2, column 2: disk has a number in its list, and takes a \
+             string or a list of strings"
         );
-        assert_eq!(layer.reboot, Some(true));
-        assert_eq!(layer.time_limit.as_deref(), Some("30"));
     }
 
     #[test]
@@ -351,7 +270,8 @@ mod tests {
 
     #[test]
     fn each_key_takes_its_example() {
-        for (key, takes, example) in KEYS {
+        for option in OPTIONS {
+            let (key, takes, example) = (option.name, option.kind.takes(), option.example);
             let layer = read(&format!("{key} = {example}"));
             assert!(layer.is_ok(), "{key}: {layer:?}");
             let error = read(&format!("{key} = 1979-05-27")).unwrap_err();

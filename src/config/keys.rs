@@ -1,51 +1,14 @@
-//! The keys of the configuration file: what each takes, and what is said of a value or a line that is
-//! wrong, with its place.
+//! What is said of a value or a line of the configuration file that is wrong, and its place. What the
+//! keys are and take is in the table of [options](super::options).
 
 use std::path::Path;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::error::ConfigError;
+use super::options::{self, Kind, NAMES, OPTIONS, Opt};
 use crate::error::nearest;
-
-/// The keys, each with what it takes and an example of it.
-pub const KEYS: [(&str, &str, &str); 17] = [
-    ("kernel", "a string", r#""vmlinuz""#),
-    ("initrd", "a string", r#""initrd.img""#),
-    ("append", "a string or a list of strings", r#""quiet""#),
-    ("cmdline", "a string", r#""console=ttyS0""#),
-    (
-        "disk",
-        "a string or a list of strings",
-        r#"["root.img", "data.img,ro"]"#,
-    ),
-    ("snapshot", "true or false", "true"),
-    ("cdrom", "a string or a list of strings", r#""live.iso""#),
-    ("iso", "a string", r#""live.iso""#),
-    ("cpus", "a number or a string", "4"),
-    ("memory", "a number or a string", r#""2G""#),
-    ("memory-backing", "a string", r#""thp""#),
-    ("console", "a string", r#""stdio""#),
-    ("protocol", "a string", r#""auto""#),
-    ("unpack", "a string", r#""host""#),
-    ("cache", "true or false", "true"),
-    ("reboot", "true or false", "true"),
-    ("time-limit", "a number or a string", r#""10m""#),
-];
-/// Their names.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "the compiler does it, and would say so"
-)]
-pub const NAMES: [&str; KEYS.len()] = {
-    let mut names = [""; KEYS.len()];
-    let mut at = 0;
-    while at < KEYS.len() {
-        names[at] = KEYS[at].0;
-        at += 1;
-    }
-    names
-};
 
 /// Line and column, both counted from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,49 +43,69 @@ pub fn in_one_line(message: &str) -> String {
     message.lines().collect::<Vec<_>>().join("; ")
 }
 
-/// A value that is TOML, but nothing for its key.
-pub fn wrong_value(key: &str, value: &DeValue<'_>, place: String, message: &str) -> ConfigError {
-    let known = KEYS.iter().find(|(name, ..)| *name == key);
-    let (takes, example) = known.map_or(("another value", "..."), |(_, takes, example)| {
-        (*takes, *example)
-    });
-    // serde's words for a choice: "unknown variant `x`, expected one of `a`, `b`".
-    let choices: Vec<&str> = match message.starts_with("unknown variant") {
-        true => message.split('`').skip(3).step_by(2).collect(),
-        false => Vec::new(),
-    };
-    match value.as_str() {
-        Some(text) if !choices.is_empty() => ConfigError::Syntax {
-            place,
-            message: format!("{key} '{text}': there is no such choice"),
-            help: match nearest(text, choices.iter().copied()) {
+/// There are no tables.
+pub fn no_table(name: &str, place: String) -> ConfigError {
+    let (key, example) = OPTIONS.first().map_or(("", ""), |o| (o.name, o.example));
+    ConfigError::Syntax {
+        place,
+        message: format!("there is no table '{name}'"),
+        help: format!("the keys stand alone, without tables: {key} = {example}"),
+    }
+}
+
+/// A value that is TOML, but nothing that `option` takes: `wrong`, which is `value` or a member of it.
+/// Both are in `text`, which is the file at `path`.
+pub fn wrong_value(
+    option: &Opt,
+    value: &Spanned<DeValue<'_>>,
+    wrong: &Spanned<DeValue<'_>>,
+    text: &str,
+    path: &Path,
+) -> ConfigError {
+    let start = wrong.span().start;
+    let (key, takes) = (option.name, option.kind.takes());
+    let example = format!("write {key} = {}", option.example);
+    let (message, help) = match (option.kind, wrong.get_ref()) {
+        (Kind::Choice(choices), DeValue::String(text)) => {
+            let choices = choices();
+            let names: Vec<&str> = choices.iter().map(|choice| choice.get_name()).collect();
+            let help = match nearest(text, names.iter().copied()) {
                 Some(near) => format!("did you mean '{near}'?"),
-                None => format!("it is one of: {}", choices.join(", ")),
-            },
-        },
-        _ => {
-            let kind = match value {
+                None => format!("it is one of: {}", names.join(", ")),
+            };
+            (format!("{key} '{text}': there is no such choice"), help)
+        }
+        (Kind::Amount, DeValue::Integer(number)) => {
+            (format!("{key} {number}: the number is too large"), example)
+        }
+        (_, found) => {
+            let kind = match found {
                 DeValue::String(_) => "a string",
-                DeValue::Integer(_) | DeValue::Float(_) => "a number",
+                DeValue::Integer(_) => "a number",
+                DeValue::Float(_) if takes.contains("number") => "a fraction",
+                DeValue::Float(_) => "a number",
                 DeValue::Boolean(_) => "true or false",
                 DeValue::Datetime(_) => "a date or time",
                 DeValue::Array(_) => "a list",
                 DeValue::Table(_) => "a table",
             };
-            let message = match kind == takes
-                || takes.contains("list") && kind == "a list"
-                || takes.contains("number") && kind == "a number"
-            {
-                // The kind is right, and what is in it is not.
-                true => format!("{key} takes {takes}: {}", in_one_line(message)),
-                false => format!("{key} is {kind}, and takes {takes}"),
+            let is = match wrong.span() == value.span() {
+                true => format!("is {kind}"),
+                false => format!("has {kind} in its list"),
             };
-            ConfigError::Syntax {
-                place,
-                message,
-                help: format!("write {key} = {example}"),
-            }
+            let is_header = matches!(found, DeValue::Table(_))
+                && text.get(start..).is_some_and(|rest| rest.starts_with('['));
+            let help = match is_header {
+                true => syntax_help(text, start, ""),
+                false => example,
+            };
+            (format!("{key} {is}, and takes {takes}"), help)
         }
+    };
+    ConfigError::Syntax {
+        place: Position::of(text, start).in_file(path),
+        message,
+        help,
     }
 }
 
@@ -147,10 +130,10 @@ pub fn syntax_help(text: &str, byte: usize, message: &str) -> String {
             None => (line, ""),
         },
     };
-    let known = nearest(key, NAMES).and_then(|near| KEYS.iter().find(|(name, ..)| *name == near));
-    let (name, example) = known.map_or(("kernel", KEYS[0].2), |(name, _, example)| {
-        (*name, *example)
-    });
+    let known = nearest(key, NAMES).and_then(options::find);
+    let (name, example) = known
+        .or(OPTIONS.first())
+        .map_or(("", ""), |option| (option.name, option.example));
     let quotes = value.matches('"').count();
     let plain = !value.is_empty()
         && value

@@ -6,8 +6,8 @@
 //!   vm.toml ──▶ Layer ─┘
 //! ```
 //!
-//! Both sources hold the same strings under the same names; [`values`] and [`disk`] give them meaning. After
-//! [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
+//! Both sources hold the same strings under the same names, which are in one table ([`options`]);
+//! [`values`] and [`disk`] give them meaning. After [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
 pub mod disk;
@@ -15,6 +15,8 @@ pub mod elsewhere;
 pub mod error;
 pub mod file;
 mod keys;
+pub mod layer;
+pub mod options;
 pub mod values;
 
 use std::path::PathBuf;
@@ -26,83 +28,11 @@ use crate::boot::{ProtocolChoice, Unpack};
 pub use crate::memory::Backing as MemoryBacking;
 pub use disk::Disk;
 pub use error::ConfigError;
+pub use layer::Layer;
 pub use values::Console;
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
-
-/// One source of settings; what it does not say is `None` or empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layer {
-    /// The kernel image.
-    pub kernel: Option<PathBuf>,
-    /// The initial RAM disk.
-    pub initrd: Option<PathBuf>,
-    /// Added to the command line.
-    pub append: Vec<String>,
-    /// Replaces the default command line.
-    pub cmdline: Option<String>,
-    /// An ISO to boot, instead of a kernel.
-    pub iso: Option<PathBuf>,
-    /// Disks, as [`disk::disk`] reads them.
-    pub disks: Vec<String>,
-    /// Whether what is written to disks is thrown away, for those that do not say.
-    pub snapshot: Option<bool>,
-    /// Disks that are only read, after the others.
-    pub cdroms: Vec<PathBuf>,
-    /// As [`values::topology`] reads it.
-    pub cpus: Option<String>,
-    /// As [`values::memory`] reads it.
-    pub memory: Option<String>,
-    /// What the memory is on the host.
-    pub memory_backing: Option<MemoryBacking>,
-    /// As [`values::console`] reads it.
-    pub console: Option<String>,
-    /// How the kernel is entered.
-    pub protocol: Option<ProtocolChoice>,
-    /// Who unpacks a bzImage.
-    pub unpack: Option<Unpack>,
-    /// Whether what the host unpacks is kept.
-    pub cache: Option<bool>,
-    /// Whether a reset starts the machine again.
-    pub reboot: Option<bool>,
-    /// As [`values::duration`] reads it.
-    pub time_limit: Option<String>,
-}
-
-impl Layer {
-    /// `self` where it says something, `below` elsewhere. `append` of both is kept, as the kernel
-    /// takes the last of a parameter; a list of disks replaces the one below.
-    pub fn over(self, below: Layer) -> Layer {
-        Layer {
-            kernel: self.kernel.or(below.kernel),
-            initrd: self.initrd.or(below.initrd),
-            append: below.append.into_iter().chain(self.append).collect(),
-            cmdline: self.cmdline.or(below.cmdline),
-            iso: self.iso.or(below.iso),
-            disks: if self.disks.is_empty() {
-                below.disks
-            } else {
-                self.disks
-            },
-            snapshot: self.snapshot.or(below.snapshot),
-            cdroms: if self.cdroms.is_empty() {
-                below.cdroms
-            } else {
-                self.cdroms
-            },
-            cpus: self.cpus.or(below.cpus),
-            memory: self.memory.or(below.memory),
-            memory_backing: self.memory_backing.or(below.memory_backing),
-            console: self.console.or(below.console),
-            protocol: self.protocol.or(below.protocol),
-            unpack: self.unpack.or(below.unpack),
-            cache: self.cache.or(below.cache),
-            reboot: self.reboot.or(below.reboot),
-            time_limit: self.time_limit.or(below.time_limit),
-        }
-    }
-}
 
 /// Where the kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,13 +90,12 @@ impl VmConfig {
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn resolve(layer: Layer) -> Result<Self, ConfigError> {
-        let mut cdroms = layer.cdroms;
-        let named = [
-            ("kernel", &layer.kernel),
-            ("--initrd", &layer.initrd),
-            ("--iso", &layer.iso),
-        ];
+    pub fn resolve(layer: &Layer) -> Result<Self, ConfigError> {
+        let kernel = layer.path("kernel");
+        let initrd = layer.path("initrd");
+        let iso = layer.path("iso");
+        let mut cdroms = layer.paths("cdrom");
+        let named = [("kernel", &kernel), ("--initrd", &initrd), ("--iso", &iso)];
         for (option, path) in named {
             path.iter()
                 .try_for_each(|path| elsewhere::check(option, path))?;
@@ -174,7 +103,7 @@ impl VmConfig {
         cdroms
             .iter()
             .try_for_each(|path| elsewhere::check("--cdrom", path))?;
-        let boot = match (layer.kernel, layer.iso) {
+        let boot = match (kernel, iso) {
             (Some(_), Some(iso)) => return Err(ConfigError::KernelAndIso { iso }),
             (Some(kernel), None) => BootFrom::Kernel(kernel),
             (None, Some(iso)) => {
@@ -189,76 +118,82 @@ impl VmConfig {
                 });
             }
         };
-        let memory = match &layer.memory {
-            Some(text) => values::memory(text)?,
+        let memory = match layer.text("memory") {
+            Some(text) => values::memory(&text)?,
             None => DEFAULT_MEMORY,
         };
-        let memory_backing = layer.memory_backing.unwrap_or_default();
+        let memory_backing = layer.choice("memory-backing").unwrap_or_default();
         values::check_backing(memory, memory_backing)?;
-        let topology = match &layer.cpus {
-            Some(text) => values::topology(text)?,
+        let topology = match layer.text("cpus") {
+            Some(text) => values::topology(&text)?,
             None => Topology::flat(1),
         };
-        let snapshot = layer.snapshot.unwrap_or(false);
-        let disks = disk::disks(&layer.disks, &cdroms, topology.cpus(), snapshot)?;
+        let snapshot = layer.switch("snapshot").unwrap_or(false);
+        let disks = disk::disks(&layer.texts("disk"), &cdroms, topology.cpus(), snapshot)?;
         for disk in &disks {
             elsewhere::check("--disk", &disk.path)?;
         }
         Ok(VmConfig {
             boot,
-            initrd: layer.initrd,
-            append: layer.append,
-            cmdline: layer.cmdline,
+            initrd,
+            append: layer.texts("append"),
+            cmdline: layer.text("cmdline"),
             disks,
             topology,
             memory,
             memory_backing,
-            console: match &layer.console {
-                Some(text) => values::console(text)?,
+            console: match layer.text("console") {
+                Some(text) => values::console(&text)?,
                 None => Console::Stdio,
             },
-            protocol: layer.protocol.unwrap_or_default(),
-            unpack: layer.unpack.unwrap_or_default(),
-            cache: layer.cache.unwrap_or(true),
-            reboot: layer.reboot.unwrap_or(false),
-            time_limit: layer
-                .time_limit
-                .as_deref()
-                .map(values::duration)
-                .transpose()?,
+            protocol: layer.choice("protocol").unwrap_or_default(),
+            unpack: layer.choice("unpack").unwrap_or_default(),
+            cache: layer.switch("cache").unwrap_or(true),
+            reboot: layer.switch("reboot").unwrap_or(false),
+            time_limit: match layer.text("time-limit") {
+                Some(text) => Some(values::duration(&text)?),
+                None => None,
+            },
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::layer::Said;
+    use super::options::{Kind, OPTIONS};
     use super::*;
-
-    #[test]
-    fn flags_win_over_the_file() {
-        let file = Layer {
-            kernel: Some("a".into()),
-            memory: Some("1G".into()),
-            append: vec!["quiet".into()],
-            disks: vec!["x".into()],
-            ..Layer::default()
-        };
-        let flags = Layer {
-            memory: Some("2G".into()),
-            append: vec!["panic=5".into()],
-            ..Layer::default()
-        };
-        let config = VmConfig::resolve(flags.over(file)).unwrap();
-        assert_eq!(config.memory, 2 << 30);
-        assert_eq!(config.append, ["quiet", "panic=5"]);
-        assert_eq!(config.disks.len(), 1);
-    }
 
     #[test]
     fn a_kernel_is_needed() {
         assert!(matches!(
-            VmConfig::resolve(Layer::default()),
+            VmConfig::resolve(&Layer::default()),
             Err(ConfigError::NoKernel { .. })
         ));
+    }
+
+    /// An option that [`VmConfig::resolve`] forgets to read would be accepted and do nothing.
+    #[test]
+    fn every_option_changes_the_machine_or_is_refused() {
+        let mut plain = Layer::default();
+        plain.set("kernel", Said::Texts(vec!["vmlinux".into()]));
+        plain.set("disk", Said::Texts(vec!["disk.img".into()]));
+        let machine = VmConfig::resolve(&plain).unwrap();
+        for option in OPTIONS {
+            let values: Vec<Said> = match option.kind {
+                Kind::Switch { .. } => vec![Said::Switch(false), Said::Switch(true)],
+                Kind::Choice(choices) => choices()
+                    .iter()
+                    .map(|choice| Said::Texts(vec![choice.get_name().into()]))
+                    .collect(),
+                _ => vec![Said::Texts(vec!["3".into()])],
+            };
+            let has_effect = values.into_iter().any(|value| {
+                let mut layer = plain.clone();
+                layer.set(option.name, value);
+                VmConfig::resolve(&layer).ok().as_ref() != Some(&machine)
+            });
+            assert!(has_effect, "{}", option.name);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the words of a configuration mean: sizes, durations, topologies, consoles.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigError;
@@ -273,6 +274,18 @@ pub fn console(text: &str) -> Result<Console, ConfigError> {
             Some(path) => Ok(Console::File(path.into())),
             None => Err(wrong(KEY, text, "no such console", FORMS)),
         },
+    }
+}
+
+/// Puts `folder` before the path in `file=PATH`.
+pub(super) fn console_beside(text: &str, folder: &Path) -> OsString {
+    match text.strip_prefix("file=") {
+        Some(path) if !path.is_empty() => {
+            let mut text = OsString::from("file=");
+            text.push(folder.join(path));
+            text
+        }
+        _ => text.into(),
     }
 }
 

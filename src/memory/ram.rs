@@ -22,8 +22,7 @@ const HUGE_PAGE: usize = 2 << 20;
 const HUGE_PAGES_FROM: u64 = HUGE_PAGE as u64;
 
 /// What guest RAM is on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Backing {
     /// Anonymous memory, on transparent huge pages where the host has them
     #[default]

@@ -53,7 +53,16 @@ fn values_of_another_type() {
             10,
             ["memory is true or false", "write memory = \"2G\""],
         ),
-        ("memory = 1.5", 10, ["memory", "write memory = \"2G\""]),
+        (
+            "memory = 1.5",
+            10,
+            ["memory is a fraction", "write memory = \"2G\""],
+        ),
+        (
+            "cpus = 99999999999999999999",
+            8,
+            ["cpus 99999999999999999999", "too large"],
+        ),
         (
             "initrd = 5",
             10,
@@ -74,7 +83,11 @@ fn values_of_another_type() {
             10,
             ["append is a number", "a list of strings"],
         ),
-        ("disk = [\"a\", 5]", 8, ["disk takes", "list of strings"]),
+        (
+            "disk = [\"a\", 5]",
+            14,
+            ["disk has a number in its list", "list of strings"],
+        ),
         (
             "disk = {path = \"a\"}",
             8,
@@ -174,6 +187,12 @@ fn values_that_are_read_and_make_no_sense() {
         3,
         3,
         &["unknown key 'fromat'", "'format'"],
+    );
+    refused_at(
+        "cdrom = [\"a.iso\", \"https://example.org/b.iso\"]",
+        2,
+        19,
+        &["--cdrom 'https://", "curl"],
     );
     refused_at("disk = \"a.img,queues=0\"", 2, 8, &["--disk", "queues"]);
     // What is typed wins, and is to blame for its own mistakes.
