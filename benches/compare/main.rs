@@ -45,8 +45,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use result::{Found, Results, SCHEMA};
+use rows::ROWS;
 use rows::boot::IMAGES;
-use rows::{Context, ROWS};
+use rows::context::Context;
 
 /// So much of what a failed program has said is shown; results.json has all.
 const SAID_CHARS: usize = 300;
