@@ -1,14 +1,5 @@
 //! The bare-metal guest on whatever /dev/kvm there is: entries, ports, rings, and every end.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::io::Read;

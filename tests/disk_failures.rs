@@ -1,14 +1,5 @@
 //! What a disk is on fails under a running machine: the guest gets I/O errors, and goes on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs::File;

@@ -4,15 +4,6 @@
 //! `journal`). The VMM is killed at a random moment; then another program reads the image. `make
 //! soak` does it 200 times for each kind of disk, `make test` a few times.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::collections::HashMap;

@@ -3,15 +3,6 @@
 //! The guests write for real (`tests/guests/snapshot.rs`), on images that qemu-img has made, and keep
 //! a copy of what the disk should be. Each image is compared, byte by byte, with what it was.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs::File;

@@ -10,19 +10,6 @@
 //!   lab.rs      rows that need a real KVM, on a host that has none
 //! ```
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program of its own"
-)]
-
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "shared with the tests"
-)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod engine;
