@@ -132,7 +132,7 @@ pub fn content(file: &File, len: u64) -> Content {
 }
 
 /// Whether the file begins as a qcow2 image does.
-pub fn is_qcow2(file: &File) -> bool {
+fn is_qcow2(file: &File) -> bool {
     aligned::read(file, 0, 4).is_ok_and(|magic| magic == QCOW2_MAGIC)
 }
 
