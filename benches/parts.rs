@@ -5,12 +5,7 @@
 //! - `chain`, `request`: three descriptors read and checked, and the block request in them parsed;
 //! - `queue`: a request through a whole disk, from the avail ring to the used ring.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "criterion's macros, and mistakes of our own only"
-)]
+#![allow(missing_docs, reason = "criterion's macros")]
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -11,8 +11,6 @@
 //! line it is taken for a program of the bare machine, which needs neither interrupt controllers
 //! nor CPUID.
 
-#![allow(clippy::print_stderr, reason = "a program of its own")]
-
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::{env, error::Error, fs};

@@ -10,13 +10,25 @@
 //! 3. [`arch`]: memory layout, registers, CPUID, ACPI: what the guest takes for a PC;
 //! 4. [`boot`]: what a kernel image is and how it is entered;
 //! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
-//! 6. [`storage`]: where sectors live; [`image`]: disk images as files; [`terminal`]: raw mode that always ends.
+//! 6. [`storage`]: where sectors live; [`disk_image`]: disk images as files; [`terminal`]: raw mode that always ends.
 //!
 //! [`error`], [`limits`] and [`unnamed`] are used by all of them.
 //!
-//! Arrows point one way: `cli -> { machine, image } -> { boot, devices, virtio, storage } -> arch`. Only
+//! Arrows point one way: `cli -> { machine, disk_image } -> { boot, devices, virtio, storage } -> arch`. Only
 //! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that
 //! a unit test can give it.
+
+// What a guest, a file or a user can choose must never bring the VMM down, nor must a reader that has
+// gone away, at which `println` panics. This is denied here and not in Cargo.toml, whose lints are for
+// tests and benches too: those end by a panic when something is wrong.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 pub mod arch;
 pub mod board;
@@ -25,8 +37,8 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod disk_image;
 pub mod error;
-pub mod image;
 pub mod limits;
 pub mod machine;
 pub mod memory;

@@ -1,64 +1,60 @@
 //! What a disk is on fails under a running machine: the guest gets I/O errors, and goes on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
 use std::time::Duration;
 
-use common::{admin, bantam, guest, run, run_with};
-use libtest_mimic::Arguments;
+use common::bare::{ENGINES, all_ok, at_work, each};
+use common::{TempFile, admin, end_of, guest, run, run_with, ulimit};
+use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let args = Arguments::from_args();
     let no_kvm = common::kvm().err();
     let (no_loop, no_mount) = (loop_device_missing(), Mount::new().err());
-    let trial = |name: &str, test: fn(), missing: &Option<String>| {
+    let of_each_engine = |what: &str, test: fn(&'static str), missing: &Option<String>| {
         let missing = no_kvm.as_deref().or(missing.as_deref());
-        common::trial(format!("{name}_gives_io_errors"), missing, test)
+        each(
+            &format!("{what}_gives_io_errors_by"),
+            ENGINES,
+            missing,
+            test,
+        )
     };
-    let trials = vec![
-        trial("a_file_cut_short", cut_short, &None),
-        trial("a_file_that_may_not_grow", full, &None),
-        trial("a_device_that_shrinks", shrunk, &no_loop),
-        trial("a_file_system_that_is_gone", gone, &no_mount),
-    ];
+    let trials: Vec<Trial> = [
+        of_each_engine("a_file_cut_short", cut_short, &None),
+        of_each_engine("a_file_that_may_not_grow", full, &None),
+        of_each_engine("a_device_that_shrinks", shrunk, &no_loop),
+        of_each_engine("a_file_system_that_is_gone_raw", gone_raw, &no_mount),
+        of_each_engine("a_file_system_that_is_gone_qcow2", gone_qcow2, &no_mount),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&args, trials).exit();
 }
 
 /// Why no loop device can be made here.
 fn loop_device_missing() -> Option<String> {
-    let file = scratch("probe");
-    std::fs::write(&file, [0; 4096]).unwrap();
-    let made = Loop::of(&file);
-    let _ = std::fs::remove_file(file);
+    let file = TempFile::on_disk("probe");
+    std::fs::write(file.path(), [0; 4096]).unwrap();
+    let made = Loop::of(file.path());
     made.err().map(|why| format!("no loop device: {why}"))
 }
 
-/// A path in the build folder, which is no tmpfs: those have no direct I/O on older kernels.
-fn scratch(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = folder.join(format!("{}-{name}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    path
+/// A file of 1 MiB.
+fn file() -> TempFile {
+    let file = TempFile::on_disk("disk.raw");
+    std::fs::write(file.path(), vec![1; 1 << 20]).unwrap();
+    file
 }
 
-/// A file of 1 MiB.
-fn file(name: &str) -> PathBuf {
-    let path = scratch(name);
-    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
-    path
+fn cut_to_half(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(512 << 10).unwrap();
 }
 
 /// A loop device.
@@ -76,78 +72,36 @@ impl Drop for Loop {
     }
 }
 
-/// A machine whose guest does `wish` on `disk`, when it is at work.
-fn at_work(wish: &str, disk: &str) -> Child {
-    let mut command = Command::new(bantam());
+fn cut_short(options: &str) {
+    let file = file();
+    let disk = format!("{}{options}", file.str());
+    let vmm = at_work("read-errors", &disk);
+    cut_to_half(file.path());
+    all_ok(&end_of(vmm, &disk), 5);
+}
+
+fn full(options: &str) {
+    let file = TempFile::on_disk("disk.raw");
+    let made = run(&["image", "create", file.str(), "1M"]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    // Half of what the disk needs (sh counts blocks of 512 bytes).
+    let mut command = ulimit("-f 1024");
     command
         .args(["run", guest::elf().to_str().unwrap()])
-        .args(["--append", &format!("do={wish}")])
-        .args(["--disk", disk, "--time-limit", "30s"]);
-    common::at_work(command, "at work\n")
+        .args(["--append", "do=write-errors", "--time-limit", "30s"])
+        .args(["--disk", &format!("{}{options}", file.str())]);
+    let outcome = run_with(command, b"", Duration::from_secs(40));
+    all_ok(&outcome, 5);
 }
 
-/// It has ended by itself, after so many checks.
-fn all_ok(vmm: Child, disk: &str, checks: usize) {
-    let out = vmm.wait_with_output().unwrap();
-    let stdout = String::from_utf8_lossy(&out.stdout);
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{disk}: {stdout} {stderr}");
-    assert!(!stdout.contains("WRONG"), "{disk}: {stdout}");
-    assert_eq!(stdout.matches("ok ").count(), checks, "{disk}: {stdout}");
-}
-
-const ENGINES: [&str; 4] = ["", ",io=threads", ",cache=direct", ",iothread"];
-
-fn cut_short() {
-    for options in ENGINES {
-        let path = file("short.raw");
-        let disk = format!("{}{options}", path.display());
-        let vmm = at_work("read-errors", &disk);
-        let file = File::options().write(true).open(&path).unwrap();
-        file.set_len(512 << 10).unwrap();
-        all_ok(vmm, &disk, 5);
-        std::fs::remove_file(path).unwrap();
-    }
-}
-
-fn full() {
-    for options in ENGINES {
-        let path = scratch("full.raw");
-        let made = run(&["image", "create", path.to_str().unwrap(), "1M"]);
-        assert_eq!(made.code(), 0, "{made:?}");
-        // Half of what the disk needs (sh counts blocks of 512 bytes).
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -f 1024; exec \"$@\"", "sh", bantam(), "run"]);
-        command
-            .arg(guest::elf())
-            .args(["--append", "do=write-errors"]);
-        let disk = format!("{}{options}", path.display());
-        command.args(["--disk", &disk, "--time-limit", "30s"]);
-        let out = run_with(command, b"", Duration::from_secs(40));
-        assert_eq!(out.code(), 0, "{disk}: {out:?}");
-        assert!(!out.stdout.contains("WRONG"), "{disk}: {}", out.stdout);
-        assert_eq!(
-            out.stdout.matches("ok ").count(),
-            5,
-            "{disk}: {}",
-            out.stdout
-        );
-        std::fs::remove_file(path).unwrap();
-    }
-}
-
-fn shrunk() {
-    for options in ENGINES {
-        let path = file("shrinks.raw");
-        let device = Loop::of(&path).unwrap();
-        let disk = format!("{}{options}", device.0);
-        let vmm = at_work("read-errors", &disk);
-        let file = File::options().write(true).open(&path).unwrap();
-        file.set_len(512 << 10).unwrap();
-        admin("losetup", &["--set-capacity", &device.0]).unwrap();
-        all_ok(vmm, &disk, 5);
-        std::fs::remove_file(path).unwrap();
-    }
+fn shrunk(options: &str) {
+    let file = file();
+    let device = Loop::of(file.path()).unwrap();
+    let disk = format!("{}{options}", device.0);
+    let vmm = at_work("read-errors", &disk);
+    cut_to_half(file.path());
+    admin("losetup", &["--set-capacity", &device.0]).unwrap();
+    all_ok(&end_of(vmm, &disk), 5);
 }
 
 /// A mounted file system of its own.
@@ -193,18 +147,22 @@ impl Drop for Mount {
     }
 }
 
-fn gone() {
-    for format in ["raw", "qcow2"] {
-        for options in ENGINES {
-            let mount = Mount::new().unwrap();
-            let path = mount.folder.path().join("disk");
-            let path = path.to_str().unwrap();
-            let made = run(&["image", "create", "-f", format, path, "1M"]);
-            assert_eq!(made.code(), 0, "{made:?}");
-            let disk = format!("{path},format={format}{options}");
-            let vmm = at_work("gone", &disk);
-            mount.shut_down();
-            all_ok(vmm, &disk, 5);
-        }
-    }
+fn gone_raw(options: &str) {
+    gone("raw", options);
+}
+
+fn gone_qcow2(options: &str) {
+    gone("qcow2", options);
+}
+
+fn gone(format: &str, options: &str) {
+    let mount = Mount::new().unwrap();
+    let path = mount.folder.path().join("disk");
+    let path = path.to_str().unwrap();
+    let made = run(&["image", "create", "-f", format, path, "1M"]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    let disk = format!("{path},format={format}{options}");
+    let vmm = at_work("gone", &disk);
+    mount.shut_down();
+    all_ok(&end_of(vmm, &disk), 5);
 }

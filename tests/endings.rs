@@ -2,15 +2,6 @@
 //! exit code. They have no driver for the pvpanic device in the initramfs, and most are built for
 //! PCs with EFI.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use common::linux::{contains, copy_of, exec, missing, path, run_vm, scratch};

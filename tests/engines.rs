@@ -1,14 +1,5 @@
 //! Every engine over every kind of image, many jobs at once, against a copy in memory.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::collections::HashMap;

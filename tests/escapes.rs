@@ -1,15 +1,6 @@
 //! What a file, a name or a word says never moves the cursor of the terminal that it is shown on,
 //! nor makes a line that looks like one of ours.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::path::PathBuf;

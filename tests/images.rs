@@ -1,14 +1,5 @@
 //! Kernel images with any bytes changed: read or refused, and what is accepted fits.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use bantam::boot::{Kernel, ProtocolChoice, inspect};

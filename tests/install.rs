@@ -1,14 +1,5 @@
 //! `make install`, `make uninstall` and `cargo install`: what they put where, and that it works there.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,14 +1,5 @@
 //! Kernels inside of ISOs, as xorriso makes them: found, and said to be missing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::path::Path;

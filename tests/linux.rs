@@ -3,15 +3,6 @@
 //! They run on this host's KVM or in the lab (tests/common/lab.rs). How machines end is tested in
 //! tests/endings.rs.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::process::{Command, Stdio};

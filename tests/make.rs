@@ -1,14 +1,5 @@
 //! The Makefile and the scripts below resources/: what they list, install, wait for and build.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs::File;

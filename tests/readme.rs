@@ -8,15 +8,6 @@
 //!
 //! What a block makes, the later ones use: to run one, its predecessors are run first.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};

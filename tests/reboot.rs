@@ -1,14 +1,5 @@
 //! `--reboot`: a reset starts the machine again, in the same process and on the same terminal.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::time::Duration;

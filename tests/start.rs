@@ -1,15 +1,6 @@
 //! What a start finds before the guest runs: limits of the host, rights, a console that cannot be
 //! written, a KVM that the kernel does not boot on. `--dry-run` finds the same.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs;

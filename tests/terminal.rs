@@ -1,14 +1,5 @@
 //! The console on a real pseudo-terminal: keys typed, settings given back, whatever ends it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::fs::File;

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host::Lab;
 use crate::result::Found;
-use crate::rows::{Context, Row};
+use crate::rows::Row;
+use crate::rows::context::Context;
 
 /// Virtual time may stop, and what does not stop is done by then.
 const VIRTUAL_LIMIT_SECONDS: u32 = 150;

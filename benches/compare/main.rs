@@ -10,19 +10,6 @@
 //!   lab.rs      rows that need a real KVM, on a host that has none
 //! ```
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program of its own"
-)]
-
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "shared with the tests"
-)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod engine;
@@ -45,8 +32,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use result::{Found, Results, SCHEMA};
+use rows::ROWS;
 use rows::boot::IMAGES;
-use rows::{Context, ROWS};
+use rows::context::Context;
 
 /// So much of what a failed program has said is shown; results.json has all.
 const SAID_CHARS: usize = 300;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::bzimage::{BzImage, Compression};
 use super::elf::ElfImage;
 use super::kconfig::{Kconfig, find};
-use super::kernel::{Format, Kernel};
+use super::kernel::{Kernel, KernelFormat};
 use super::payload::{self, UnpackError};
 use super::placement::ProtocolChoice;
 use super::setup;
@@ -30,7 +30,7 @@ pub fn inspect(kernel: &Kernel) -> Report {
         warnings: Vec::new(),
     };
     let vmlinux = match &kernel.format {
-        Format::Elf(elf) => {
+        KernelFormat::Elf(elf) => {
             describe_elf(&mut report, elf);
             if kernel.source.len() > payload::MAX_UNPACKED {
                 let limit = payload::MAX_UNPACKED >> 20;
@@ -40,7 +40,7 @@ pub fn inspect(kernel: &Kernel) -> Report {
             let limit = payload::MAX_UNPACKED as usize;
             Some(kernel.source.read_up_to(0, limit))
         }
-        Format::BzImage(image) => {
+        KernelFormat::BzImage(image) => {
             describe_bzimage(&mut report, image);
             match payload::unpack(&kernel.source, image) {
                 Ok(vmlinux) => Some(vmlinux),
@@ -53,7 +53,7 @@ pub fn inspect(kernel: &Kernel) -> Report {
             }
         }
     };
-    if let Format::Elf(_) = &kernel.format {
+    if let KernelFormat::Elf(_) = &kernel.format {
         let version = vmlinux.as_deref().and_then(banner);
         report.fact(
             "version",
@@ -62,8 +62,8 @@ pub fn inspect(kernel: &Kernel) -> Report {
     }
     describe_needs(&mut report, kernel);
     let is_linux = match &kernel.format {
-        Format::Elf(elf) => elf.is_linux || vmlinux.as_deref().and_then(banner).is_some(),
-        Format::BzImage(image) => image.compression != Compression::Absent,
+        KernelFormat::Elf(elf) => elf.is_linux || vmlinux.as_deref().and_then(banner).is_some(),
+        KernelFormat::BzImage(image) => image.compression != Compression::Absent,
     };
     if is_linux {
         let embedded = vmlinux.as_deref().and_then(Kconfig::embedded);

@@ -12,7 +12,7 @@ use super::source::Source;
 
 /// What kind of image it is.
 #[derive(Debug)]
-pub enum Format {
+pub enum KernelFormat {
     /// An uncompressed kernel.
     Elf(ElfImage),
     /// A compressed kernel with its own decompressor.
@@ -25,7 +25,7 @@ pub struct Kernel {
     /// The file.
     pub source: Source,
     /// What is in it.
-    pub format: Format,
+    pub format: KernelFormat,
 }
 
 impl Kernel {
@@ -44,9 +44,9 @@ impl Kernel {
     pub fn of_source(source: Source) -> Result<Self, KernelError> {
         let start = source.read_up_to(0, 0x400);
         let format = if start.starts_with(b"\x7fELF") {
-            Format::Elf(ElfImage::parse(&source)?)
+            KernelFormat::Elf(ElfImage::parse(&source)?)
         } else if setup::recognize(&start) {
-            Format::BzImage(BzImage::parse(&source)?)
+            KernelFormat::BzImage(BzImage::parse(&source)?)
         } else {
             let kind = Kind::of_content(&source).unwrap_or(Kind {
                 what: "a file of unknown format",
@@ -67,8 +67,8 @@ impl Kernel {
     /// When it does not fit, or cannot be entered as `choice` says.
     pub fn place(&self, choice: ProtocolChoice, memory: u64) -> Result<Placement, KernelError> {
         match &self.format {
-            Format::Elf(elf) => elf.place(&self.source, choice, memory),
-            Format::BzImage(image) => image.place(&self.source, choice, memory),
+            KernelFormat::Elf(elf) => elf.place(&self.source, choice, memory),
+            KernelFormat::BzImage(image) => image.place(&self.source, choice, memory),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::inspect::banner;
 use super::kconfig::find;
-use super::kernel::{Format, Kernel};
+use super::kernel::{Kernel, KernelFormat};
 use super::payload;
 
 /// `invlpg 0xffffffffff4d5650` and `cpuid`: PVM_SYNTHETIC_CPUID.
@@ -17,11 +17,11 @@ impl Kernel {
     /// Whether it is certainly Linux, and certainly not built for PVM.
     pub fn is_lost_on_pvm(&self) -> bool {
         let vmlinux = match &self.format {
-            Format::Elf(_) => {
+            KernelFormat::Elf(_) => {
                 let all = self.source.len().min(payload::MAX_UNPACKED);
                 self.source.read_up_to(0, all as usize)
             }
-            Format::BzImage(image) => match payload::unpack(&self.source, image) {
+            KernelFormat::BzImage(image) => match payload::unpack(&self.source, image) {
                 Ok(vmlinux) => vmlinux,
                 // What cannot be looked at is not judged.
                 Err(_) => return false,

@@ -15,7 +15,7 @@ use std::os::fd::FromRawFd;
 
 use super::cache::Cache;
 use super::elf::ElfImage;
-use super::kernel::{Format, Kernel};
+use super::kernel::{Kernel, KernelFormat};
 use super::payload;
 use super::source::Source;
 
@@ -32,7 +32,7 @@ pub enum Unpack {
 impl Kernel {
     /// The vmlinux in a bzImage, to be booted in its place; any other kernel as it is.
     pub fn unpacked(self, cache: Option<&Cache>) -> Kernel {
-        let Format::BzImage(image) = &self.format else {
+        let KernelFormat::BzImage(image) = &self.format else {
             return self;
         };
         if let Some(source) = cache.and_then(|cache| cache.find(&self.source)) {
@@ -82,7 +82,7 @@ fn inner(
     elf.header = Some(header);
     Kernel {
         source,
-        format: Format::Elf(elf),
+        format: KernelFormat::Elf(elf),
     }
 }
 

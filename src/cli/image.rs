@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::config::values::image_size;
+use crate::disk_image::convert::convert;
+use crate::disk_image::create::{self, Create};
+use crate::disk_image::info::{self, amount};
+use crate::disk_image::resize::{self, Length};
+use crate::disk_image::{ImageError, target};
 use crate::error::{ExitStatus, Failure, escaped};
-use crate::image::convert::convert;
-use crate::image::create::{self, Create};
-use crate::image::info::{self, amount};
-use crate::image::resize::{self, Length};
-use crate::image::{ImageError, target};
 use crate::storage::Format;
 
 const EXAMPLES: &str = "\

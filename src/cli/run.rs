@@ -5,8 +5,8 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
+use crate::disk_image::target;
 use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
-use crate::image::target;
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).

@@ -17,9 +17,10 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::values::{self, MemoryBacking};
+use super::values;
 use super::{disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
+use crate::memory::Backing as MemoryBacking;
 
 /// An option, as it is written.
 #[derive(Debug)]

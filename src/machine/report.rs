@@ -7,7 +7,7 @@ use crate::arch::x86_64::{e820, layout};
 use crate::board::Placed;
 use crate::board::place::Range;
 use crate::boot::bzimage::Compression;
-use crate::boot::kernel::Format;
+use crate::boot::kernel::KernelFormat;
 use crate::config::{Console, MemoryBacking};
 use crate::error::escaped;
 
@@ -29,10 +29,14 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     };
     writeln!(out, "memory    {} MiB{backing}", plan.config.memory >> 20)?;
     let format = match &plan.kernel.format {
-        Format::Elf(elf) if elf.header.is_some() => "bzImage, unpacked by the host".to_owned(),
-        Format::Elf(_) => "ELF".to_owned(),
-        Format::BzImage(image) if image.compression == Compression::Absent => "bzImage".to_owned(),
-        Format::BzImage(image) => format!("bzImage ({})", image.compression.name()),
+        KernelFormat::Elf(elf) if elf.header.is_some() => {
+            "bzImage, unpacked by the host".to_owned()
+        }
+        KernelFormat::Elf(_) => "ELF".to_owned(),
+        KernelFormat::BzImage(image) if image.compression == Compression::Absent => {
+            "bzImage".to_owned()
+        }
+        KernelFormat::BzImage(image) => format!("bzImage ({})", image.compression.name()),
     };
     writeln!(
         out,

@@ -5,38 +5,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::OpenError;
+use super::format::Format;
 use super::lock::{self, LockKind};
-
-/// How the bytes of a disk lie in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    /// Byte n of the disk is byte n of the file
-    #[default]
-    Raw,
-    /// QEMU's format, which grows with what is written
-    Qcow2,
-}
-
-impl Format {
-    /// What a name promises. The content is never believed: whoever can write a raw disk can write a
-    /// qcow2 header into it, and with that the name of any file of the host as its backing file. It
-    /// can only be a reason to ask the user ([`check_content`](super::open::check_content)).
-    pub fn of_name(path: &Path) -> Format {
-        match path.extension() {
-            Some(extension) if extension.eq_ignore_ascii_case("qcow2") => Format::Qcow2,
-            _ => Format::Raw,
-        }
-    }
-}
-
-impl std::fmt::Display for Format {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        })
-    }
-}
 
 /// Whose memory writes go to first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::aligned;
-use super::qcow2::MAGIC;
+use super::format::QCOW2_MAGIC;
 
 /// What a format is known by.
 #[derive(Debug, Clone, Copy)]
@@ -238,7 +238,7 @@ static FORMATS: &[Foreign] = &[
 pub fn by_content(file: &File, len: u64) -> io::Result<Option<&'static Foreign>> {
     let head = aligned::read(file, 0, HEAD)?;
     // The end of a qcow2 image is a guest's data, and may be the end of a VHD image that it keeps.
-    let tail = match head.starts_with(MAGIC) {
+    let tail = match head.starts_with(QCOW2_MAGIC) {
         true => Vec::new(),
         false => aligned::read(file, len.saturating_sub(TAIL), TAIL as usize)?,
     };

@@ -12,7 +12,8 @@
 //!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
 //! - [`IoBuffers`](crate::memory::buffers): guest memory as the kernel wants it; nothing is copied on the way;
-//! - [`access`], [`open`]: from a path to an image; [`foreign`]: what is refused there, as it is no disk of ours.
+//! - [`format`]: which formats of images there are; [`access`], [`open`]: from a path to an image;
+//!   [`foreign`]: what is refused there, as it is no disk of ours.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.
 
@@ -21,6 +22,7 @@ pub mod aligned;
 pub mod engine;
 pub mod error;
 pub mod foreign;
+pub mod format;
 pub mod limit;
 pub mod lock;
 pub mod open;
@@ -33,9 +35,10 @@ use std::io;
 use std::sync::Arc;
 
 pub use crate::memory::IoBuffers;
-pub use access::{Access, CacheMode, Format};
+pub use access::{Access, CacheMode};
 pub use engine::{Engine, IoMode};
 pub use error::OpenError;
+pub use format::Format;
 pub use open::Opened;
 pub use overlay::{Overlay, OverlayError};
 

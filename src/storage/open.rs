@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::access::{Access, Format, open_file, take_lock};
+use super::access::{Access, open_file, take_lock};
 use super::error::OpenError;
 use super::foreign::{self, Foreign};
-use super::qcow2::{MAGIC, Qcow2};
+use super::format::{Format, QCOW2_MAGIC};
+use super::qcow2::Qcow2;
 use super::raw::Raw;
 use super::{Image, SECTOR_BYTES, aligned};
 
@@ -131,8 +132,8 @@ pub fn content(file: &File, len: u64) -> Content {
 }
 
 /// Whether the file begins as a qcow2 image does.
-pub fn is_qcow2(file: &File) -> bool {
-    aligned::read(file, 0, 4).is_ok_and(|magic| magic == MAGIC)
+fn is_qcow2(file: &File) -> bool {
+    aligned::read(file, 0, 4).is_ok_and(|magic| magic == QCOW2_MAGIC)
 }
 
 fn identity_of(file: &File) -> io::Result<(u64, u64)> {

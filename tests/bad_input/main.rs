@@ -1,15 +1,6 @@
 //! What bad input gets: one line that names the thing, one that says what to do, the right exit
 //! code, and nothing else. Runs the binary; needs no /dev/kvm, except where a test says so.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod config;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use bantam::boot::kernel::Format;
+use bantam::boot::kernel::KernelFormat;
 use bantam::boot::{Kernel, Segment};
 
 /// The guest as an ELF file with a PVH note. Built once per test process.
@@ -55,7 +55,7 @@ pub fn elf() -> &'static Path {
 /// The bytes that are loaded at 1 MiB.
 pub fn flat() -> Vec<u8> {
     let kernel = Kernel::open(elf()).unwrap();
-    let Format::Elf(image) = &kernel.format else {
+    let KernelFormat::Elf(image) = &kernel.format else {
         panic!("the guest is an ELF file");
     };
     let [

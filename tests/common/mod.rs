@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod bare;
 pub mod guest;
 pub mod lab;
 pub mod linux;
@@ -36,6 +37,8 @@ pub fn target() -> PathBuf {
 /// How a process ended and what it said.
 #[derive(Debug)]
 pub struct Outcome {
+    /// The program and its words: a failed test says which of its machines it was.
+    pub command: String,
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
@@ -52,12 +55,13 @@ impl Outcome {
 
 /// Runs `command` with `input` on stdin, and kills it after `limit`.
 pub fn run_with(mut command: Command, input: &[u8], limit: Duration) -> Outcome {
+    let named = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        .unwrap_or_else(|error| panic!("{named}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     // A child that does not read must not hold the test up; nor one that has gone away.
@@ -69,15 +73,41 @@ pub fn run_with(mut command: Command, input: &[u8], limit: Duration) -> Outcome 
     let status = wait(&mut child, limit).unwrap_or_else(|| {
         let _ = child.kill();
         let _ = child.wait();
-        panic!("{command:?} did not end within {limit:?}");
+        panic!("{named} did not end within {limit:?}");
     });
     let outcome = Outcome {
+        command: named,
         status,
         stdout: out.join().unwrap(),
         stderr: err.join().unwrap(),
     };
     let _ = writer.join();
     outcome
+}
+
+/// The end of a child that ends by itself; `named` says which it was.
+pub fn end_of(child: Child, named: &str) -> Outcome {
+    let out = child.wait_with_output().unwrap();
+    Outcome {
+        command: named.to_owned(),
+        status: out.status,
+        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: the number is that of a child of ours until somebody has waited for it.
+    unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// What a process has in memory, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let words = line.unwrap().split_whitespace().nth(1);
+    words.unwrap().parse().unwrap()
 }
 
 /// Starts a machine, and returns when its guest has said `line`.
@@ -170,11 +200,72 @@ pub fn admin(program: &str, words: &[&str]) -> Result<String, String> {
     }
 }
 
+/// A command as a user without rights. Only root can become one, by setpriv (util-linux).
+pub fn as_nobody(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(program)
+        .current_dir("/")
+        .env("HOME", "/");
+    command
+}
+
+/// `make` in the project's folder, without what an outer make has told its children.
+pub fn make(words: &[&str]) -> Command {
+    let mut command = Command::new("make");
+    command.args(words).current_dir(root());
+    for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A generator whose numbers are the same in each run (Marsaglia's xorshift64). The seed is not 0.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
 /// Copies the binary under test. Another program does it: a child that another test starts meanwhile
 /// would have our copy open for writing, and then it cannot be run.
 pub fn copy_program(to: &Path) {
     let copied = Command::new("cp").args([Path::new(bantam()), to]).status();
     assert!(copied.is_ok_and(|status| status.success()), "cp {to:?}");
+}
+
+/// The program under strace, by which a call of its to the kernel fails: `rule` says which, in strace's
+/// words (`ioctl:error=EINVAL:when=3`), and `more` of which files.
+pub fn with_failing(rule: &str, more: &[&str]) -> Command {
+    let call = rule.split(':').next().unwrap();
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o", "/dev/null"])
+        .args(more)
+        .args(["-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={rule}")])
+        .arg(bantam());
+    command
+}
+
+/// The program with a limit of the shell's (`-f 300`), whose words are still to come.
+pub fn ulimit(limit: &str) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {limit}; exec \"$@\"");
+    command.args(["-c", &script, "sh", bantam()]);
+    command
 }
 
 /// Limits this process, and what it becomes.
@@ -207,6 +298,14 @@ impl TempFile {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, content).unwrap();
+        TempFile { _dir: dir, path }
+    }
+
+    /// The path of a file that is not there yet, in the build folder. That is no tmpfs: those have no
+    /// direct I/O on older kernels.
+    pub fn on_disk(name: &str) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join(name);
         TempFile { _dir: dir, path }
     }
 

@@ -1,14 +1,6 @@
 //! The comparison's own promises (benches/compare): the published page is what its figures say, and
 //! each VMM is asked for a machine in words that the program takes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
 // The harness is a program of its own; a test uses parts of it.
 #![allow(dead_code)]
 

@@ -48,7 +48,7 @@ fn published_page() -> String {
 }
 
 fn render(results: &Results) -> String {
-    page::render(results, &charts::draw(results).unwrap(), report::PUBLISHED)
+    page::render(results, &charts::draw(results).unwrap(), page::PUBLISHED)
 }
 
 /// What is committed is what `make bench-page` writes, to the byte, without a measurement.
@@ -57,7 +57,7 @@ fn page_is_made_of_its_figures() {
     let drawn = charts::draw(&results).unwrap();
     let say = "is not made of docs/numbers.json: run 'make bench-page'";
     assert!(
-        page::render(&results, &drawn, report::PUBLISHED) == published_page(),
+        page::render(&results, &drawn, page::PUBLISHED) == published_page(),
         "docs/numbers.md {say}"
     );
     // Nor does publishing results that are published change a byte of them.

@@ -1,15 +1,6 @@
 //! Disk images, with qemu-img as the judge: what it makes reads the same through Bantam, and what
 //! Bantam makes or changes passes its check and reads the same through it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod foreign;

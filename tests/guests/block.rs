@@ -189,6 +189,28 @@ pub fn run() {
     check("and is quiet when reset", reg(0x070) == 0 && reg(0x060) == 0);
 }
 
+/// The disk is one that may only be read, and full of zeros.
+pub fn read_only() {
+    /// VIRTIO_BLK_F_RO, DISCARD and WRITE_ZEROES (virtio 1.2, 5.2.3).
+    const RO: u32 = 1 << 5;
+    const CHANGES: u32 = 1 << 13 | 1 << 14;
+    let mut driver = initialize();
+    let offered = reg(0x010);
+    check("the device says read-only", offered & RO != 0);
+    check("and takes nothing that changes it", offered & CHANGES == 0);
+    fill(4096, 1);
+    check("a write is an error", driver.request(1, 8, 4096) == (1, 1));
+    check("a read is done", driver.request(0, 8, 4096) == (0, 4097));
+    let mut at = 0;
+    let mut zeros = true;
+    while at < 4096 {
+        zeros &= read_u64(DATA + at) == 0;
+        at += 8;
+    }
+    check("nothing has been written", zeros);
+    check("a flush is done", driver.request(4, 0, 0) == (0, 1));
+}
+
 /// As many requests in flight as the ring has entries; request `i` moves so many `bytes` at
 /// DATA + bytes * i, one after the other on the disk.
 pub fn burst(driver: &mut Driver, kind: u32, sector: u64, bytes: u64) {

@@ -213,6 +213,7 @@ extern "C" fn main() -> ! {
         b"halt" => halt(),
         b"ports" => ports(),
         b"block" => block::run(),
+        b"block-read-only" => block::read_only(),
         b"block-broken" => block::broken(),
         b"block-many" => block::many(),
         b"read-errors" => block::errors(0),

@@ -1,6 +1,6 @@
 //! A guest that keeps a copy of its disk in memory and does to both whatever comes.
 //!
-//! The disk is at first what `tests/snapshot.rs` has put there: the 8 bytes at offset n are
+//! The disk is at first what `tests/snapshot` has put there: the 8 bytes at offset n are
 //! n * 0x9e37_79b9_7f4a_7c15, wrapped.
 
 use crate::block::*;

@@ -23,10 +23,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::result::Results;
-use page::CHARTS;
-
-/// The published page and its results, without their endings.
-pub const PUBLISHED: &str = "numbers";
+use page::{CHARTS, PUBLISHED};
 
 /// What a whole run writes, and some more.
 const ROOM: usize = 2 << 20;

@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use super::charts::{Chart, GLANCE, LATENCY};
 use super::groups::sections;
-use super::{PUBLISHED, summary, tables};
+use super::{summary, tables};
 use crate::result::Results;
 
+/// The published page and its results, without their endings.
+pub const PUBLISHED: &str = "numbers";
 /// Where the charts are, from the page.
 pub const CHARTS: &str = "charts";
 

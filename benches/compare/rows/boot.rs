@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Context, succeed};
+use super::context::{Context, succeed, summary};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host::{self, Lab};
 use crate::process::{Failed, Process, STUCK};
@@ -130,7 +130,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
             let figure = interleave(question, &context.vmms, effort(context), |vmm| {
                 Ok((boot(vmm, &machine)?.init.as_secs_f64() * 1e3).into())
             });
-            eprintln!("{}", super::summary(&figure));
+            eprintln!("{}", summary(&figure));
             figures.push(figure);
         }
         let case = format!("{}, phases", image.name);

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Context, start};
+use super::context::Context;
+use super::start;
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::process::Process;
 use crate::result::{Clock, Figure};

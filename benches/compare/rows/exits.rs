@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::boot::{self, IMAGES};
-use super::{Context, start};
+use super::context::{Context, bare_guest};
+use super::start;
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
 use crate::process::Process;
@@ -23,7 +24,7 @@ const SCRATCH_PORT: u16 = 0x3ff;
 
 /// A loop of reads in ring 3 of a bare machine.
 pub fn bare(context: &Context) -> Result<Vec<Figure>> {
-    let guest = super::bare_guest();
+    let guest = bare_guest();
     let figure = |kind: &str, note, what: fn(&Vmm) -> String| {
         let question = Question {
             row: "exits",

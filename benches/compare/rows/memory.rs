@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::Context;
 use super::boot::{self, IMAGES};
+use super::context::Context;
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::process::scratch;
 use crate::result::{Clock, Figure};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::Context;
+use super::context::Context;
 use crate::engine::{Effort, Question, interleave};
 use crate::process::Process;
 use crate::result::{Clock, Figure};

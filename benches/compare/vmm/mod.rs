@@ -14,58 +14,13 @@ use anyhow::{Context, Result, bail};
 use crate::process::Process;
 
 pub mod probe;
+mod template;
 mod templates;
 
+pub use template::{DiskKind, Template};
 pub use templates::{FIO, TEMPLATES};
 
-/// How one kind of VMM is told what to run.
-#[derive(Debug)]
-pub struct Template {
-    /// The name in results and on the command line of the harness.
-    pub name: &'static str,
-    /// What it is looked for as on the PATH, without `--vmm NAME=PATH`; empty: always given.
-    program: &'static str,
-    /// Takes part only with `--vmm NAME` or `--vmm NAME=PATH`.
-    asked_only: bool,
-    /// Models of the processor, the one to be preferred first; empty: it has no such choice.
-    cpus: &'static [&'static str],
-    version: &'static [&'static str],
-    base: &'static [&'static str],
-    pvh: &'static [&'static str],
-    initrd: &'static [&'static str],
-    /// What is added for each disk, by kind; a VMM has the kinds that are named here.
-    disk: &'static [(DiskKind, &'static [&'static str])],
-    /// A configuration file: (its name in `{folder}`, text, per initrd, per disk).
-    file: Option<File>,
-    /// Added to the kernel command line, so that the machine's devices are found.
-    cmdline: &'static str,
-    /// Where the virtio-mmio register pages are: address, distance, number of places to look at.
-    pub virtio_mmio: Option<(u64, u64, u32)>,
-    /// A device register outside of the kernel's own devices, for the cost of an MMIO exit.
-    pub mmio_probe: u64,
-    /// No more disks than this.
-    disks: usize,
-    /// What of a full machine it lacks.
-    lacks: &'static [Lacks],
-}
-
-#[derive(Debug)]
-struct File {
-    name: &'static str,
-    text: &'static str,
-    initrd: &'static str,
-    disk: &'static str,
-}
-
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Lacks {
-    /// More than one vCPU.
-    Smp,
-    /// Kernels that are ELF files.
-    Elf,
-    /// Kernels that are not.
-    BzImage,
-}
+use template::Lacks;
 
 /// To say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
@@ -86,30 +41,6 @@ pub struct Machine {
     pub disk_kind: DiskKind,
     /// Where a VMM may keep what it has learnt of a kernel; without one, a folder of this run.
     pub cache: Option<PathBuf>,
-}
-
-/// What the disks of a machine are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskKind {
-    /// Raw images.
-    Cached,
-    /// Raw images, past the host's page cache.
-    Direct,
-    /// The same of a block device that is RAM: no disk behind it that could be the limit.
-    Ram,
-    /// qcow2 images.
-    Qcow2,
-}
-
-impl DiskKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            DiskKind::Cached => "cached",
-            DiskKind::Direct => "direct",
-            DiskKind::Ram => "direct, RAM",
-            DiskKind::Qcow2 => "qcow2",
-        }
-    }
 }
 
 /// A VMM that takes part.

@@ -1,6 +1,6 @@
 //! The table: how each VMM is asked for the same machine.
 
-use super::{DiskKind, File, Lacks, Template};
+use super::template::{DiskKind, File, Lacks, Template};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// The host's processor, all of it or as much as this QEMU can have of it (see [`super::probe`]).

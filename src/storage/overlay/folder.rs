@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use super::OverlayError;
+use super::error::OverlayError;
 use crate::unnamed;
 
 /// Where files go that are in nobody's way but large, where TMPDIR does not say. `/tmp` is second: on

@@ -14,6 +14,7 @@
 //! Nothing in the top has to outlive the process. So it is never flushed, and goes through the
 //! host's page cache also where the base does not.
 
+mod error;
 mod folder;
 mod grains;
 
@@ -26,51 +27,11 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::raw::Raw;
 use super::{CacheMode, Image, IoBuffers, Work};
-use crate::error::{Help, io_reason};
+pub use error::OverlayError;
 use grains::{Claim, Grains};
 
 /// The rest of a grain is copied from the base in pieces of this length.
 const PIECE: u32 = 64 << 10;
-
-/// Why a disk cannot have an overlay.
-#[derive(Debug, thiserror::Error)]
-pub enum OverlayError {
-    /// No file for it.
-    #[error("no file in {} for what a snapshot's guest writes: {}", folder.display(), io_reason(source))]
-    Make {
-        /// Where it was to be.
-        folder: PathBuf,
-        /// The host's reason.
-        source: io::Error,
-    },
-    /// More bits than there may be.
-    #[error("a snapshot's disk is at most {} TiB long, and this one has {len} bytes", grains::MAX_LEN >> 40)]
-    Length {
-        /// Of the disk.
-        len: u64,
-    },
-}
-
-impl Help for OverlayError {
-    fn help(&self) -> String {
-        match self {
-            OverlayError::Make { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
-                "the file is as long as the disk, with holes: raise 'ulimit -f', or set TMPDIR to a \
-                 folder on a file system with longer files (xfs, tmpfs)"
-                    .into()
-            }
-            OverlayError::Make { source, .. }
-                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
-            {
-                "allow more open files: 'ulimit -n 256'".into()
-            }
-            OverlayError::Make { .. } => {
-                "set TMPDIR to a folder in which you may write, with room for what is written".into()
-            }
-            OverlayError::Length { .. } => "attach it with ',ro', or a copy of it".into(),
-        }
-    }
-}
 
 /// See the [module](self).
 pub struct Overlay {

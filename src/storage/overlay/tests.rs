@@ -14,21 +14,22 @@ fn content() -> Vec<u8> {
     (0..LEN).map(|at| (at / 7 % 251) as u8 + 1).collect()
 }
 
-struct Disk {
+/// An overlay, its two files, and memory for requests.
+struct Rig {
     overlay: Arc<Overlay>,
     base: File,
     top: File,
     memory: Arc<GuestMemoryMmap>,
 }
 
-impl Disk {
-    fn new() -> Disk {
+impl Rig {
+    fn new() -> Rig {
         let top = tempfile::tempfile().unwrap();
         top.set_len(LEN as u64).unwrap();
-        Disk::with_top(top)
+        Rig::with_top(top)
     }
 
-    fn with_top(top: File) -> Disk {
+    fn with_top(top: File) -> Rig {
         let base = tempfile::tempfile().unwrap();
         base.write_all_at(&content(), 0).unwrap();
         let raw = Raw::new(base.try_clone().unwrap(), LEN as u64, CacheMode::Writeback);
@@ -40,7 +41,7 @@ impl Disk {
             ("disk.raw".into(), "/folder".into()),
         );
         let ranges = [(GuestAddress(0), LEN.next_multiple_of(4096))];
-        Disk {
+        Rig {
             overlay: Arc::new(overlay.unwrap()),
             base,
             top,
@@ -112,7 +113,7 @@ proptest! {
     fn whatever_is_done_it_is_a_disk_and_its_base_is_not_touched(
         steps in proptest::collection::vec((0u8..6, stretch(), any::<u8>()), 1..60),
     ) {
-        let disk = Disk::new();
+        let disk = Rig::new();
         let mut model = content();
         for (kind, (offset, len), byte) in steps {
             let part = offset..offset + len;
@@ -151,7 +152,7 @@ proptest! {
 
 #[test]
 fn many_at_once_in_the_same_grains_lose_nothing() {
-    let disk = Arc::new(Disk::new());
+    let disk = Arc::new(Rig::new());
     // Each thread has its own sectors; each grain has sectors of all threads, and of none.
     let threads: Vec<_> = (0..4)
         .map(|thread: usize| {
@@ -187,7 +188,7 @@ fn many_at_once_in_the_same_grains_lose_nothing() {
 
 #[test]
 fn places_are_told_and_whole_grains_need_nothing_from_the_base() {
-    let disk = Disk::new();
+    let disk = Rig::new();
     let overlay = &disk.overlay;
     assert_eq!(overlay.place(0, LEN as u64), Place::Base);
     let whole = |offset, len| overlay.write_whole(offset as u64, &mut disk.buffers(offset, len));
@@ -208,10 +209,10 @@ fn places_are_told_and_whole_grains_need_nothing_from_the_base() {
 
 #[test]
 fn zeros_and_discards_give_the_tops_space_back() {
-    let disk = Disk::new();
+    let disk = Rig::new();
     disk.write(0, &vec![1; 32 * 4096]).unwrap();
     disk.top.sync_all().unwrap();
-    let blocks = |disk: &Disk| disk.top.metadata().unwrap().blocks();
+    let blocks = |disk: &Rig| disk.top.metadata().unwrap().blocks();
     let full = blocks(&disk);
     disk.zero(0, 16 * 4096, false).unwrap();
     let (offset, len) = (16 * 4096, 8 * 4096);
@@ -222,7 +223,7 @@ fn zeros_and_discards_give_the_tops_space_back() {
 #[test]
 fn a_full_top_is_an_error_that_names_disk_and_folder_and_reads_go_on() {
     let full = File::options().read(true).write(true).open("/dev/full");
-    let disk = Disk::with_top(full.unwrap());
+    let disk = Rig::with_top(full.unwrap());
     for _ in 0..3 {
         let error = disk.write(4096, &[9; 4096]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
@@ -239,7 +240,7 @@ fn a_full_top_is_an_error_that_names_disk_and_folder_and_reads_go_on() {
 
 #[test]
 fn a_base_that_fails_fails_only_what_needs_it() {
-    let disk = Disk::new();
+    let disk = Rig::new();
     disk.base.set_len(4 * 4096).unwrap();
     assert!(disk.read(0, 4 * 4096).is_ok());
     assert!(disk.read(4 * 4096, 512).is_err());

@@ -17,12 +17,11 @@ use std::fs::File;
 use std::io;
 
 use crate::error::io_reason;
+use crate::storage::format::QCOW2_MAGIC;
 use crate::storage::{SECTOR_BYTES, aligned};
 
 /// Bytes that every header has: version 2, the shorter one.
 pub const HEADER_BYTES: usize = 72;
-/// The first of them.
-pub const MAGIC: &[u8] = b"QFI\xfb";
 
 /// Header, extensions and the backing file's name are in the first cluster; this much of it is
 /// looked at.
@@ -155,7 +154,7 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
     let header = read(file, 0, LOOKED_AT)?;
     let field = |at| be32(&header, at).unwrap_or(0);
     let field64 = |at| be64(&header, at).unwrap_or(0);
-    if header.len() < HEADER_BYTES || !header.starts_with(MAGIC) {
+    if header.len() < HEADER_BYTES || !header.starts_with(QCOW2_MAGIC) {
         return Err(fault(
             "it is not a qcow2 image",
             "for a raw image write 'format=raw', or let its name not end in .qcow2",

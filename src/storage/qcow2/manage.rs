@@ -8,8 +8,8 @@ use imago::file::File as ImagoFile;
 use imago::format::PreallocateMode;
 use imago::{FormatAccess, FormatCreateBuilder, qcow2};
 
-use super::Layer;
-use crate::storage::Format;
+use super::BackingImage;
+use crate::storage::format::{Format, QCOW2_MAGIC};
 
 /// What a new image is like.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub const CLUSTER: usize = 64 << 10;
 /// Those of the host, and what the format cannot have.
 pub fn make(file: File, new: &New) -> io::Result<FormatAccess<ImagoFile>> {
     let storage = ImagoFile::try_from(file)?;
-    let mut builder = qcow2::Qcow2::<ImagoFile, Layer>::create_builder(storage)
+    let mut builder = qcow2::Qcow2::<ImagoFile, BackingImage>::create_builder(storage)
         .size(new.len)
         .cluster_size(new.cluster);
     if let Some((name, format)) = &new.backing {
@@ -39,7 +39,7 @@ pub fn make(file: File, new: &New) -> io::Result<FormatAccess<ImagoFile>> {
     }
     let image = builder.create_open(imago::DenyImplicitOpenGate::default(), |storage| {
         use imago::FormatDriverBuilder;
-        let open = qcow2::Qcow2::<ImagoFile, Layer>::builder(storage);
+        let open = qcow2::Qcow2::<ImagoFile, BackingImage>::builder(storage);
         Ok(open.backing(None).write(true))
     })?;
     let access = FormatAccess::new(image);
@@ -76,7 +76,7 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     }
-    if !header.starts_with(super::MAGIC) {
+    if !header.starts_with(QCOW2_MAGIC) {
         return Ok(None);
     }
     let word = |at: usize| super::header::be32(&header, at).unwrap_or(0);
@@ -92,7 +92,7 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
     // What cannot be used can be told of, but for what is past the header.
     if super::header::check(file).is_ok() {
         let storage = ImagoFile::try_from(file.try_clone()?)?;
-        let image = qcow2::Qcow2::<ImagoFile, Layer>::open_image(storage, false)?;
+        let image = qcow2::Qcow2::<ImagoFile, BackingImage>::open_image(storage, false)?;
         facts.backing = image.implicit_backing_file().cloned();
         facts.backing_format = image.implicit_backing_format().cloned();
     }

@@ -26,12 +26,11 @@ use crate::error::io_reason;
 use crate::storage::access::{open_file, take_lock};
 use crate::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
 
-pub use header::MAGIC;
-
 /// Images that may stand on each other.
 const MAX_CHAIN: usize = 16;
 
-type Layer = Arc<FormatAccess<ImagoFile>>;
+/// An image that another one rests on: qcow2 or raw.
+type BackingImage = Arc<FormatAccess<ImagoFile>>;
 
 /// See the [module](self).
 pub struct Qcow2 {
@@ -62,7 +61,7 @@ impl Qcow2 {
         path: &Path,
         access: Access,
     ) -> Result<FormatAccess<ImagoFile>, OpenError> {
-        let mut chain = Chain {
+        let mut chain = BackingChain {
             folder: folder_of(path),
             seen: vec![identity(&file)],
             access,
@@ -169,20 +168,20 @@ fn write_zeros(access: &FormatAccess<ImagoFile>, mut offset: u64, mut len: u64) 
 }
 
 /// Opens an image and those below it.
-struct Chain {
+struct BackingChain {
     /// Backing files are looked for here and nowhere else.
     folder: PathBuf,
     seen: Vec<(u64, u64)>,
     access: Access,
 }
 
-impl Chain {
+impl BackingChain {
     fn open(
         &mut self,
         file: File,
         path: &Path,
         writable: bool,
-    ) -> Result<qcow2::Qcow2<ImagoFile, Layer>, OpenError> {
+    ) -> Result<qcow2::Qcow2<ImagoFile, BackingImage>, OpenError> {
         let told = |fault| told(fault, path, self.access.cache);
         let layout = header::check(&file).map_err(told)?;
         // The first is written to, or will be by the machine that a dry run is about.
@@ -207,8 +206,8 @@ impl Chain {
         }
         let broken = |error: io::Error| damaged(path, error_text(&error), CHECK);
         let storage = ImagoFile::try_from(file).map_err(broken)?;
-        let mut image =
-            qcow2::Qcow2::<ImagoFile, Layer>::open_image(storage, writable).map_err(broken)?;
+        let mut image = qcow2::Qcow2::<ImagoFile, BackingImage>::open_image(storage, writable)
+            .map_err(broken)?;
         if image.requires_external_data_file() {
             return Err(damaged(
                 path,
@@ -232,7 +231,7 @@ impl Chain {
         above: &Path,
         name: &str,
         format: Option<&str>,
-    ) -> Result<Layer, OpenError> {
+    ) -> Result<BackingImage, OpenError> {
         let wrong = |reason: String, help: &str| Err(damaged(above, reason, help));
         if !self.access.backing {
             return Err(OpenError::Rests {

@@ -7,12 +7,13 @@ use anyhow::{Context as _, Result, bail};
 
 use super::fio::{self, Area};
 use super::images::{DISK_BYTES, Images};
-use super::{LOADS, Load};
+use super::load::{LOADS, Load};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
 use crate::process::Process;
 use crate::result::{Clock, Figure};
-use crate::rows::{Context, start};
+use crate::rows::context::{Context, bare_guest, summary};
+use crate::rows::start;
 use crate::vmm::{self, DiskKind, Machine, Vmm};
 
 /// fio counts milliseconds, and may find all in the page cache.
@@ -23,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the row.
 pub fn bare(context: &Context) -> Result<Vec<Figure>> {
-    let guest = crate::rows::bare_guest();
+    let guest = bare_guest();
     let mut contestants = context.vmms.clone();
     if let Some(program) = vmm::find_program("fio") {
         contestants.push(Vmm::new(&vmm::FIO, program)?);
@@ -62,7 +63,7 @@ pub fn bare(context: &Context) -> Result<Vec<Figure>> {
                     _ => in_guest(vmm, &guest, image, load, kind),
                 }
             });
-            eprintln!("{}", crate::rows::summary(&figure));
+            eprintln!("{}", summary(&figure));
             figures.push(figure);
         }
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::Load;
+use super::load::Load;
 use crate::engine::Sample;
 
 /// The part of `file` that fio uses, and how.

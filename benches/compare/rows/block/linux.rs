@@ -12,13 +12,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::fio::{self, Area};
-use super::{LOADS, Load};
+use super::load::{LOADS, Load};
 use crate::engine::{Effort, Question, Sample, interleave};
 use crate::host;
 use crate::process::{Failed, Process};
 use crate::result::{Clock, Figure};
 use crate::rows::boot::{self, IMAGES};
-use crate::rows::{Context, succeed};
+use crate::rows::context::{Context, succeed, summary};
 use crate::vmm::{self, Vmm};
 
 /// The disk, among what build.sh has made.
@@ -97,7 +97,7 @@ pub fn linux(context: &Context) -> Result<Vec<Figure>> {
                 },
             }
         });
-        eprintln!("{}", crate::rows::summary(&figure));
+        eprintln!("{}", summary(&figure));
         figures.push(figure);
     }
     Ok(figures)

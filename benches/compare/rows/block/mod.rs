@@ -5,68 +5,7 @@ mod bare;
 mod fio;
 mod images;
 mod linux;
+mod load;
 
 pub use bare::bare;
 pub use linux::{lab_files, linux};
-
-/// One kind of load.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    name: &'static str,
-    write: bool,
-    bytes: u32,
-    depth: u32,
-    sequential: bool,
-    /// Requests in a sample on the host's clock.
-    count: u32,
-}
-
-impl Load {
-    const fn random(name: &'static str, write: bool, depth: u32, count: u32) -> Self {
-        Load {
-            name,
-            write,
-            bytes: 4096,
-            depth,
-            sequential: false,
-            count,
-        }
-    }
-
-    const fn sequential(name: &'static str, write: bool) -> Self {
-        Load {
-            name,
-            write,
-            bytes: 1 << 20,
-            depth: 4,
-            sequential: true,
-            count: 400,
-        }
-    }
-
-    /// The same with more requests.
-    const fn times(self, times: u32) -> Self {
-        Load {
-            count: self.count.saturating_mul(times),
-            ..self
-        }
-    }
-
-    /// What its figures count, and how many of that a request is.
-    fn unit(&self) -> (&'static str, f64) {
-        if self.sequential {
-            ("MiB/s", f64::from(self.bytes) / 1048576.0)
-        } else {
-            ("IOPS", 1.0)
-        }
-    }
-}
-
-const LOADS: [Load; 6] = [
-    Load::random("4 KiB random read, depth 1", false, 1, 3000),
-    Load::random("4 KiB random write, depth 1", true, 1, 3000),
-    Load::random("4 KiB random read, depth 32", false, 32, 20_000),
-    Load::random("4 KiB random write, depth 32", true, 32, 20_000),
-    Load::sequential("1 MiB sequential read", false),
-    Load::sequential("1 MiB sequential write", true),
-];
