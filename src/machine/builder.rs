@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -21,9 +21,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::ending::reset::{self, ResetFlag};
 use super::ending::{Exit, ExitBox};
 use super::error::{StartError, call, host};
+use super::handle::{Machine, MachineDisk, Parts};
 use super::host;
 use super::plan::{Plan, PlannedDisk};
-use super::vcpu::{Shared, Start, VcpuMaker, Vcpus};
+use super::vcpu::{Shared, Start, VcpuMaker};
 use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
 use crate::board::bus::Bus;
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
@@ -41,27 +42,6 @@ use crate::virtio::{Interrupt, MmioTransport};
 
 /// Less than this is loaded before a thread for it would have started.
 const WORTH_A_THREAD: u64 = 1 << 20;
-
-/// A machine that is set up; [`Machine::run`](super::run) starts it.
-pub struct Machine {
-    pub(super) exit: Arc<ExitBox>,
-    pub(super) uart: Arc<Uart>,
-    pub(super) power_button: IrqLine,
-    pub(super) disks: Vec<MachineDisk>,
-    pub(super) vcpus: Vcpus,
-    pub(super) shared: Arc<Shared>,
-    pub(super) memory_bytes: u64,
-    pub(super) built: Instant,
-    // Dropped last: the vCPUs and event fds belong to it.
-    _vm: Arc<VmFd>,
-}
-
-/// A disk of a machine.
-pub(super) struct MachineDisk {
-    pub(super) block: Arc<Block>,
-    /// Each queue has a thread of its own.
-    pub(super) io_thread: bool,
-}
 
 impl Machine {
     /// Makes the machine that `plan` describes, with `memory`, which is all zeros, as its RAM.
@@ -147,17 +127,15 @@ impl Machine {
             exit: exit.clone(),
         });
         let vcpus = vcpus.made()?;
-        Ok(Machine {
-            exit,
+        let parts = Parts {
             uart,
             power_button: irq_line(&vm, layout::POWER_BUTTON_GSI)?,
             disks,
             vcpus,
             shared,
-            memory_bytes: plan.config.memory,
-            built: Instant::now(),
             _vm: vm,
-        })
+        };
+        Ok(Machine::new(parts, exit, Vec::new(), plan.config.memory))
     }
 }
 
