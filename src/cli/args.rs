@@ -22,8 +22,9 @@ Examples:
   The same from a file, one value changed:
     bantam run --config vm.toml --memory 4G
 
-While it runs: Ctrl-a x ends the machine, Ctrl-a h shows the other keys.
-SIGTERM and SIGINT press the power button; a second one, or 10 seconds, ends the machine.";
+While it runs: Ctrl-a x ends the machine, Ctrl-a p pauses it and has it go on, Ctrl-a h shows the other keys.
+SIGTERM and SIGINT press the power button; a second one, or 10 seconds, ends the machine.
+SIGUSR1 pauses it, SIGUSR2 has it go on.";
 
 /// What `bantam run` is told.
 #[derive(Debug)]

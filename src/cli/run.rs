@@ -7,7 +7,7 @@ use super::args::RunArgs;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
 use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
-use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session};
+use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session, signals};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
 pub(super) const LAB: &str = "resources/lab/lab --time-limit 600 --";
@@ -17,6 +17,7 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     start_log(args.verbose);
     // Before the first file is made: that of a snapshot, or of the cache.
     target::limits_are_errors();
+    signals::hold_pauses_back();
     let usage = |error: ConfigError| Failure::new(ExitStatus::Usage, &error);
     let file = args.config.as_deref().map(file::read).transpose();
     let file = file.map_err(usage)?;

@@ -7,6 +7,7 @@ const PREFIX: u8 = 0x01;
 pub const HELP: &str = "\
 Ctrl-a x  end the machine
 Ctrl-a c  show its state
+Ctrl-a p  pause it, or have it go on
 Ctrl-a h  this help
 Ctrl-a a  send Ctrl-a to the guest";
 
@@ -17,6 +18,8 @@ pub enum Action {
     Quit,
     /// Show its state.
     State,
+    /// Pause it, or have it go on.
+    Pause,
     /// Show the keys.
     Help,
 }
@@ -38,6 +41,7 @@ impl Keys {
         match byte {
             b'x' | b'X' => Err(Action::Quit),
             b'c' | b'C' => Err(Action::State),
+            b'p' | b'P' => Err(Action::Pause),
             b'h' | b'H' | b'?' => Err(Action::Help),
             b'a' | PREFIX => Ok(Some(PREFIX)),
             _ => Ok(None),
@@ -64,10 +68,10 @@ mod tests {
     #[test]
     fn sequences_act_and_the_rest_passes() {
         assert_eq!(
-            type_in(b"ls\x01c\x01h -l\x01x"),
+            type_in(b"ls\x01c\x01h -\x01pl\x01x"),
             (
                 b"ls -l".to_vec(),
-                vec![Action::State, Action::Help, Action::Quit]
+                vec![Action::State, Action::Help, Action::Pause, Action::Quit]
             )
         );
     }

@@ -3,7 +3,8 @@
 //! The settings to go back to are kept in a static, because they are needed where nothing else can
 //! be reached: in the panic hook and in the handlers of signals that end the process at once
 //! (SIGSEGV and the like). tcsetattr(3) is async-signal-safe. Signals that can wait (SIGTERM,
-//! SIGINT, SIGHUP) come through the event loop and end the machine in the ordinary way.
+//! SIGINT, SIGHUP) come through the event loop and end the machine in the ordinary way, as do SIGUSR1
+//! and SIGUSR2, which end nothing.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -29,7 +30,7 @@ static SAVED: Saved = Saved {
 const STDIN: libc::c_int = libc::STDIN_FILENO;
 
 /// Signals that end a process without asking it.
-const FATAL: [libc::c_int; 15] = [
+const FATAL: [libc::c_int; 13] = [
     libc::SIGSEGV,
     libc::SIGBUS,
     libc::SIGILL,
@@ -37,8 +38,6 @@ const FATAL: [libc::c_int; 15] = [
     libc::SIGABRT,
     libc::SIGSYS,
     libc::SIGTRAP,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
     libc::SIGALRM,
     libc::SIGVTALRM,
     libc::SIGPROF,

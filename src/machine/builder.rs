@@ -11,7 +11,6 @@
 
 use std::sync::{Arc, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Instant;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -21,35 +20,17 @@ use vmm_sys_util::eventfd::EventFd;
 use super::ending::reset::{self, ResetFlag};
 use super::ending::{Exit, ExitBox};
 use super::error::{StartError, call, host};
+use super::handle::{Machine, Parts};
 use super::host;
 use super::plan::Plan;
-use super::vcpu::{Shared, Start, VcpuMaker, Vcpus};
+use super::vcpu::{Shared, Start, VcpuMaker};
 use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
-use crate::board::site::Built;
-use crate::board::{CharDevice, IrqLine, PowerRequest, PowerSink, Pump, Site, SiteError, Wires};
+use crate::board::{CharDevice, PowerRequest, PowerSink, Site, SiteError, Wires};
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
 use crate::limits;
 
 /// Less than this is loaded before a thread for it would have started.
 const WORTH_A_THREAD: u64 = 1 << 20;
-
-/// A machine that is set up; [`Machine::run`](super::run) starts it.
-pub struct Machine {
-    pub(super) exit: Arc<ExitBox>,
-    /// What the console is tied to.
-    pub(super) chars: Vec<Arc<dyn CharDevice>>,
-    pub(super) power_button: IrqLine,
-    /// All devices, for pause and state.
-    pub(super) devices: Vec<Built>,
-    /// The queues that somebody has to work at.
-    pub(super) pumps: Vec<Arc<dyn Pump>>,
-    pub(super) vcpus: Vcpus,
-    pub(super) shared: Arc<Shared>,
-    pub(super) memory_bytes: u64,
-    pub(super) built: Instant,
-    // Dropped last: the vCPUs and event fds belong to it.
-    _vm: Arc<VmFd>,
-}
 
 impl Machine {
     /// Makes the machine that `plan` describes, with `memory`, which is all zeros, as its RAM.
@@ -119,7 +100,8 @@ impl Machine {
             cmdline::panics_reset_warm(&plan.cmdline),
             told_of_panic(told.clone()),
         ));
-        let mut site = Site::new(memory, power_sink(&exit, &reset), &*vm);
+        let wires = vm.clone();
+        let mut site = Site::new(memory, power_sink(&exit, &reset), &*wires);
         for placed in plan.board.parts() {
             placed.part.build(&placed.place, &mut site)?;
         }
@@ -133,18 +115,15 @@ impl Machine {
             exit: exit.clone(),
         });
         let vcpus = vcpus.made()?;
-        Ok(Machine {
-            exit,
+        let parts = Parts {
             chars: site.chars,
             power_button: site.power_button.ok_or_else(no_button)?,
-            devices: site.devices,
             pumps: site.pumps,
             vcpus,
             shared,
-            memory_bytes: plan.config.memory,
-            built: Instant::now(),
             _vm: vm,
-        })
+        };
+        Ok(Machine::new(parts, exit, site.devices, plan.config.memory))
     }
 }
 

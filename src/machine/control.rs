@@ -1,4 +1,5 @@
-//! What ends a machine from outside: signals and the time limit.
+//! What ends a machine from outside, or has it pause: signals and the time limit. The second half of a pause is done
+//! here as well, as this is who is told when the last vCPU has parked.
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::ending::{Exit, ExitBox};
+use super::Machine;
+use super::ending::Exit;
 use super::signals::{self, Signals};
 use crate::board::IrqLine;
 
@@ -19,29 +21,38 @@ const STOP: u32 = 0;
 const SIGNAL: u32 = 1;
 const LIMIT: u32 = 2;
 const GRACE_OVER: u32 = 3;
+const PARKED: u32 = 4;
 
 /// The subscriber.
 pub struct Control {
-    exit: Arc<ExitBox>,
+    machine: Arc<Machine>,
     signals: Rc<Signals>,
     power_button: IrqLine,
     limit: Option<TimerFd>,
     grace: TimerFd,
     pressed_by: Option<&'static str>,
-    on_continue: Box<dyn Fn()>,
+    listeners: Listeners,
+}
+
+/// What is called when something has happened.
+pub struct Listeners {
+    /// After SIGCONT.
+    pub on_continue: Box<dyn Fn()>,
+    /// The machine has come to be paused.
+    pub on_paused: Box<dyn Fn()>,
 }
 
 impl Control {
-    /// `power_button` is pulled at the first signal; `on_continue` is called after SIGCONT.
+    /// `power_button` is pulled at the first signal that asks for the end.
     ///
     /// # Errors
     /// When the host gives no timers.
     pub fn new(
-        exit: Arc<ExitBox>,
+        machine: Arc<Machine>,
         signals: Rc<Signals>,
         power_button: IrqLine,
         time_limit: Option<Duration>,
-        on_continue: Box<dyn Fn()>,
+        listeners: Listeners,
     ) -> std::io::Result<Self> {
         let limit = match time_limit {
             None => None,
@@ -52,13 +63,13 @@ impl Control {
             }
         };
         Ok(Control {
-            exit,
+            machine,
             signals,
             power_button,
             limit,
             grace: TimerFd::new()?,
             pressed_by: None,
-            on_continue,
+            listeners,
         })
     }
 
@@ -68,15 +79,19 @@ impl Control {
     }
 
     fn on_signal(&mut self, signal: libc::c_int) {
-        if signal == libc::SIGCONT {
-            (self.on_continue)();
-            return;
+        match signal {
+            libc::SIGCONT => return (self.listeners.on_continue)(),
+            signals::PAUSE => return self.machine.pause(),
+            signals::RESUME => return self.machine.resume(),
+            _ => {}
         }
         let name = signals::name(signal);
         if self.pressed_by.is_some() || self.grace.reset(GRACE, None).is_err() {
-            self.exit.post(Exit::Signal(name));
+            self.machine.end(Exit::Signal(name));
             return;
         }
+        // A guest that is parked cannot power off.
+        self.machine.resume();
         log::info!("{name}: pressing the guest's power button; once more, or 10 s, ends it");
         self.pressed_by = Some(name);
         self.power_button.pull();
@@ -91,13 +106,19 @@ impl MutEventSubscriber for Control {
                     self.on_signal(signal);
                 }
             }
-            LIMIT => self.exit.post(Exit::TimeLimit),
-            GRACE_OVER => self
-                .exit
-                .post(Exit::Signal(self.pressed_by.unwrap_or("a signal"))),
+            LIMIT => self.machine.end(Exit::TimeLimit),
+            GRACE_OVER => {
+                let name = self.pressed_by.unwrap_or("a signal");
+                self.machine.end(Exit::Signal(name));
+            }
+            PARKED => {
+                if self.machine.on_parked() {
+                    (self.listeners.on_paused)();
+                }
+            }
             // The loop looks at the exit box itself. The event stays, but only this once.
             _ => {
-                let _ = ops.remove(Events::empty(self.exit.wake_fd()));
+                let _ = ops.remove(Events::empty(self.machine.exit.wake_fd()));
             }
         }
     }
@@ -105,7 +126,8 @@ impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
         let limit = self.limit.as_ref().map(|timer| (timer.as_raw_fd(), LIMIT));
         let watched = [
-            (self.exit.wake_fd().as_raw_fd(), STOP),
+            (self.machine.exit.wake_fd().as_raw_fd(), STOP),
+            (self.machine.all_parked_fd(), PARKED),
             (self.signals.as_raw_fd(), SIGNAL),
             (self.grace.as_raw_fd(), GRACE_OVER),
         ];

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::{StartError, host};
 use super::plan::Plan;
 use super::signals::Signals;
-use super::vcpu;
+use super::vcpu::kick;
 use crate::console::endpoints::{self, Endpoints};
 
 /// See the [module](self).
@@ -23,7 +23,7 @@ impl Lasting {
     /// printed on a terminal that nobody has changed.
     pub(super) fn open(plan: &Plan) -> Result<Self, StartError> {
         let signals = Signals::block().map_err(host("watch for signals"))?;
-        vcpu::install_kick_handler().map_err(host("install a signal handler"))?;
+        kick::install_handler().map_err(host("install a signal handler"))?;
         let now = Instant::now();
         Ok(Lasting {
             signals: Rc::new(signals),

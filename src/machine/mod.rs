@@ -9,10 +9,11 @@
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
 //! - [`rehearsal`]: whether it would start (`--dry-run`);
+//! - [`handle`]: the machine as others hold it: pause, go on, end, tell the state;
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a
 //!   reset starts it again, and [`lasting`]: what stays;
-//! - [`vcpu`]: makes the vCPUs, beside the devices, and runs each on a thread: KVM_RUN and what each exit
-//!   means;
+//! - [`vcpu`]: makes the vCPUs, beside the devices, and runs each on a thread: KVM_RUN, what each exit
+//!   means, and a mailbox by which the thread is told to park or to tell its state;
 //! - [`event`]: who listens on what; [`control`] (with [`signals`]) is on it, the console, and the queues of
 //!   devices;
 //! - [`ending`]: why a machine has ended, what a reset means, what can be said of a crash;
@@ -24,6 +25,7 @@ pub mod disks;
 pub mod ending;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod host;
 pub mod lasting;
 pub mod parts;
@@ -35,7 +37,7 @@ pub mod session;
 pub mod signals;
 pub mod vcpu;
 
-pub use builder::Machine;
 pub use ending::Exit;
 pub use error::StartError;
+pub use handle::Machine;
 pub use plan::{Plan, PlanError};

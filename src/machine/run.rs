@@ -1,23 +1,21 @@
 //! A machine's life: threads start, events come, threads end.
 
-use std::cell::RefCell;
-use std::os::unix::thread::JoinHandleExt;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::builder::Machine;
-use super::control::Control;
-use super::ending::{Exit, ExitBox};
+use super::control::{Control, Listeners};
+use super::ending::Exit;
 use super::error::{StartError, host};
 use super::event::EventLoop;
 use super::event::io_thread::IoThread;
 use super::event::queue_io::{Company, QueueIo};
+use super::handle::{Machine, Parts};
 use super::lasting::Lasting;
-use super::vcpu;
+use super::vcpu::Mailboxes;
 use crate::board::Board;
 use crate::board::site::Built;
 use crate::console::keys::Action;
@@ -46,37 +44,59 @@ impl Machine {
     /// had asked the guest for that. What may still be at work is put into `remains`.
     ///
     /// # Errors
-    /// When threads or timers cannot be had. Once the guest runs, every end is an [`Exit`].
+    /// When threads or timers cannot be had, or when it has run before. Once the guest runs, every end is
+    /// an [`Exit`].
     pub(super) fn run(
-        self,
+        self: &Arc<Self>,
+        lasting: &mut Lasting,
+        remains: &mut Remains,
+    ) -> Result<(Exit, bool), StartError> {
+        let Some(parts) = self.take_parts() else {
+            return Err(StartError::Defect("a machine runs only once".into()));
+        };
+        let ended = self.run_parts(parts, lasting, remains);
+        self.forget_devices();
+        ended
+    }
+
+    fn run_parts(
+        self: &Arc<Self>,
+        parts: Parts,
         lasting: &mut Lasting,
         remains: &mut Remains,
     ) -> Result<(Exit, bool), StartError> {
         let mut events = EventLoop::new()?;
         let raw = lasting.ends.raw.clone();
-        let state = describe_state(&self);
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
         let none = || StartError::Defect("the machine has no serial port".into());
-        let serial = self.chars.first().cloned().ok_or_else(none)?;
+        let serial = parts.chars.first().cloned().ok_or_else(none)?;
+        let asked_by_key = Rc::new(Cell::new(false));
         let console = Rc::new(RefCell::new(Console::new(
             serial,
             line,
-            actions(self.exit.clone(), state),
+            actions(self.clone(), asked_by_key.clone()),
         )));
         let control = Control::new(
-            self.exit.clone(),
+            self.clone(),
             lasting.signals.clone(),
-            self.power_button,
+            parts.power_button,
             lasting.time_left(),
-            Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
+            Listeners {
+                on_continue: Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
+                on_paused: Box::new(move || {
+                    if asked_by_key.take() {
+                        say("\npaused (Ctrl-a p goes on)");
+                    }
+                }),
+            },
         )
         .map_err(host("make a timer"))?;
         let control = Rc::new(RefCell::new(control));
         events.add(Box::new(control.clone()));
         events.add(Box::new(console.clone()));
         let company = Arc::new(Company::default());
-        remains.queues = !self.pumps.is_empty();
-        for pump in self.pumps {
+        remains.queues = !parts.pumps.is_empty();
+        for pump in parts.pumps {
             let (thread, name) = (pump.wants_thread(), pump.name().to_owned());
             let company = match thread {
                 true => Arc::default(),
@@ -89,24 +109,25 @@ impl Machine {
                 events.add(Box::new(queue));
             }
         }
-        remains.devices = self.devices;
+        remains.devices = self.devices();
 
-        let (threads, mut result) = self.vcpus.run(&self.shared);
+        let mailboxes = parts.vcpus.mailboxes();
+        let (threads, mut result) = parts.vcpus.run(&parts.shared);
         if result.is_err() {
-            self.exit.post(Exit::Quit);
+            self.end(Exit::Quit);
         }
         // At least once, or a guest that resets the machine at once, again and again, would keep
         // keys and signals from being heard.
         loop {
             if let Err(error) = events.run_once() {
                 result = Err(error);
-                self.exit.post(Exit::Quit);
+                self.end(Exit::Quit);
             }
             if self.exit.stopped() {
                 break;
             }
         }
-        stop(threads);
+        stop(threads, &mailboxes);
         let mut console = console.borrow_mut();
         console.drain(Instant::now() + LAST_WORDS);
         lasting.ends.line = console.hang_up();
@@ -147,13 +168,12 @@ pub(super) fn finish(remains: Remains, held: Board) -> bool {
     done
 }
 
-/// Kicks vCPU threads out of KVM_RUN until all have ended.
-fn stop(threads: Vec<JoinHandle<()>>) {
+/// Waits until all vCPU threads have ended. [`ExitBox::post`](super::ending::ExitBox::post) has told them to; they
+/// are told again now and then, so that no machine is kept from ending by a word that was lost.
+fn stop(threads: Vec<JoinHandle<()>>, mailboxes: &Mailboxes) {
     for thread in threads {
         while !thread.is_finished() {
-            // SAFETY: the thread has not been joined, so its id is valid; the signal has a
-            // handler.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), vcpu::kick_signal()) };
+            mailboxes.alarm();
             let patience = Instant::now() + KICK_AGAIN;
             while !thread.is_finished() && Instant::now() < patience {
                 std::thread::sleep(Duration::from_micros(100));
@@ -164,33 +184,20 @@ fn stop(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-/// What the escape keys do.
-fn actions(exit: Arc<ExitBox>, state: Box<dyn Fn() -> String>) -> Box<dyn Fn(Action)> {
+/// What the escape keys do. A pause is told of as it is reached; `asked_by_key` says that somebody at
+/// the keys waits for that.
+fn actions(machine: Arc<Machine>, asked_by_key: Rc<Cell<bool>>) -> Box<dyn Fn(Action)> {
     Box::new(move |action| match action {
-        Action::Quit => exit.post(Exit::Quit),
-        Action::State => say(&format!("\n{}", state())),
+        Action::Quit => machine.end(Exit::Quit),
+        Action::State => say(&format!("\n{}", machine.state())),
+        Action::Pause => {
+            let pauses = machine.toggle();
+            asked_by_key.set(pauses);
+            if !pauses {
+                say("\nresumed");
+            }
+        }
         // The console shows it by itself.
         Action::Help => {}
-    })
-}
-
-/// What Ctrl-a c shows.
-fn describe_state(machine: &Machine) -> Box<dyn Fn() -> String> {
-    let counters = machine.vcpus.counters();
-    let (memory, built) = (machine.memory_bytes >> 20, machine.built);
-    Box::new(move || {
-        let mut text = format!(
-            "running for {:.1} s, {} vCPUs, {memory} MiB",
-            built.elapsed().as_secs_f64(),
-            counters.len()
-        );
-        for (index, counters) in counters.iter().enumerate() {
-            text.push_str(&format!(
-                "\nvcpu{index}: exits to user space: {} port, {} MMIO",
-                counters.pio.load(Ordering::Relaxed),
-                counters.mmio.load(Ordering::Relaxed)
-            ));
-        }
-        text
     })
 }

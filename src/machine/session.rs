@@ -9,7 +9,8 @@
 //! A machine that starts again is a new one: new VM, new vCPUs, new devices, and kernel and boot
 //! tables loaded again from the files of the plan. What stays is what the outside holds on to: the
 //! console with its terminal, the disks with their locks and what a snapshot's guest has written, the
-//! time limit; and the mapping of guest memory, which is emptied in between.
+//! time limit; and the mapping of guest memory, which is emptied in between. A new machine runs, also where
+//! the one before it was to pause as it was reset.
 
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
     let mut lasting = None;
     loop {
-        let machine = Machine::build(&plan, &memory)?;
+        let machine = Arc::new(Machine::build(&plan, &memory)?);
         let lasting = match &mut lasting {
             Some(lasting) => lasting,
             None => lasting.insert(Lasting::open(&plan)?),

@@ -6,13 +6,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
 
-/// Signals that ask the machine to end, and SIGCONT, after which the terminal is made raw again.
-const WATCHED: [libc::c_int; 5] = [
+/// Has the machine pause.
+pub const PAUSE: libc::c_int = libc::SIGUSR1;
+/// Has it go on.
+pub const RESUME: libc::c_int = libc::SIGUSR2;
+
+/// Signals that ask the machine to end, those that have it pause and go on, and SIGCONT, after which the
+/// terminal is made raw again.
+const WATCHED: [libc::c_int; 7] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
     libc::SIGQUIT,
     libc::SIGCONT,
+    PAUSE,
+    RESUME,
 ];
 
 /// The signalfd.
@@ -57,12 +65,24 @@ impl Signals {
 
 /// Blocks the signals in this thread, which was started before [`Signals::block`] was called.
 pub fn leave_to_others() {
+    hold_back(&WATCHED);
+}
+
+/// Has a pause that is asked for while the machine is still being set up wait until there is one: these two
+/// signals would end the process otherwise, and nobody means that by them. To be called before any
+/// thread is started, as the kernel gives a signal to whichever thread does not block it. The signals that
+/// ask for the end do that at once until [`Signals::block`] is called.
+pub fn hold_pauses_back() {
+    hold_back(&[PAUSE, RESUME]);
+}
+
+fn hold_back(signals: &[libc::c_int]) {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset fills the set before anything reads it.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in WATCHED {
-            libc::sigaddset(set.as_mut_ptr(), signal);
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut());
     }

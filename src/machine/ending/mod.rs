@@ -3,9 +3,10 @@
 pub mod crash;
 pub mod reset;
 
+use std::fmt;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -46,12 +47,24 @@ impl Exit {
     }
 }
 
+/// What is called at each [`ExitBox::post`].
+type Alarm = Box<dyn Fn() + Send + Sync>;
+
 /// Where the reason to end is put.
-#[derive(Debug)]
 pub struct ExitBox {
     exit: Mutex<Option<Exit>>,
     stop: AtomicBool,
     wake: EventFd,
+    alarm: OnceLock<Alarm>,
+}
+
+impl fmt::Debug for ExitBox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExitBox")
+            .field("exit", &self.exit)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ExitBox {
@@ -64,7 +77,23 @@ impl ExitBox {
             exit: Mutex::new(None),
             stop: AtomicBool::new(false),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            alarm: OnceLock::new(),
         })
+    }
+
+    /// Has `alarm` called at the end, on whatever thread has a reason for it, to tell those who do not
+    /// watch [`ExitBox::wake_fd`]: the vCPUs, running or parked. Only the first one counts.
+    pub fn set_alarm(&self, alarm: impl Fn() + Send + Sync + 'static) {
+        let _ = self.alarm.set(Box::new(alarm));
+        if self.stopped() {
+            self.raise_alarm();
+        }
+    }
+
+    fn raise_alarm(&self) {
+        if let Some(alarm) = self.alarm.get() {
+            alarm();
+        }
     }
 
     /// Ends the machine for this reason. The first one stands; but whoever ends the machine from
@@ -77,6 +106,7 @@ impl ExitBox {
         }
         drop(reason);
         self.stop.store(true, Ordering::SeqCst);
+        self.raise_alarm();
         // Failure means that a wake-up is pending already.
         let _ = self.wake.write(1);
     }
@@ -109,6 +139,30 @@ mod tests {
         exit.post(Exit::TimeLimit);
         assert!(exit.stopped());
         assert!(matches!(exit.take(), Some(Exit::Quit)));
+    }
+
+    #[test]
+    fn the_alarm_is_raised_whenever_it_is_set() {
+        let count = |early: bool| {
+            let exit = ExitBox::new().unwrap();
+            let raised = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+            let counter = raised.clone();
+            let set = || {
+                exit.set_alarm(move || {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                });
+            };
+            if early {
+                set();
+                assert_eq!(raised.load(Ordering::SeqCst), 0);
+                exit.post(Exit::Quit);
+            } else {
+                exit.post(Exit::Quit);
+                set();
+            }
+            raised.load(Ordering::SeqCst)
+        };
+        assert_eq!((count(true), count(false)), (1, 1));
     }
 
     #[test]

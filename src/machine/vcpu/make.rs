@@ -21,7 +21,8 @@ use std::thread::JoinHandle;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::step::{Counters, Shared, Vcpu};
+use super::mailbox::{Mailbox, Mailboxes};
+use super::step::{Shared, Vcpu};
 use crate::arch::x86_64::topology::Topology;
 use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
@@ -51,12 +52,12 @@ pub struct Start {
 struct Made {
     index: u32,
     fd: VcpuFd,
-    counters: Arc<Counters>,
+    mailbox: Arc<Mailbox>,
 }
 
 impl Made {
     fn run(self, shared: Arc<Shared>) {
-        Vcpu::new(self.index, self.fd, shared, self.counters).run();
+        Vcpu::new(self.index, self.fd, shared, self.mailbox).run();
     }
 }
 
@@ -78,10 +79,10 @@ struct First {
     thread: JoinHandle<()>,
 }
 
-/// What the thread hands back: the vCPUs but its own, and the counters of all.
+/// What the thread hands back: the vCPUs but its own, and the mailboxes of all.
 struct Others {
     vcpus: Vec<Made>,
-    counters: Vec<Arc<Counters>>,
+    mailboxes: Arc<Mailboxes>,
 }
 
 /// All vCPUs, ready to run.
@@ -150,9 +151,9 @@ impl Making {
 }
 
 impl Vcpus {
-    /// Each vCPU's counters.
-    pub fn counters(&self) -> Vec<Arc<Counters>> {
-        self.others.counters.clone()
+    /// By these they are told what to do, also before they run.
+    pub fn mailboxes(&self) -> Arc<Mailboxes> {
+        self.others.mailboxes.clone()
     }
 
     /// Lets all of them run, the first last: no guest instruction before all threads are there.
@@ -191,9 +192,10 @@ fn make(
         return Ok(None);
     };
     let topology = start.topology;
+    let mailboxes = Mailboxes::new(topology.cpus()).map_err(host("make an event fd"))?;
     let mut template = Vec::new();
     let mut vcpus = Vec::new();
-    for index in 0..topology.cpus() {
+    for (mailbox, index) in mailboxes.iter().zip(0..) {
         let fd = vm
             .create_vcpu(topology.apic_id(index).into())
             .map_err(call("KVM_CREATE_VCPU"))?;
@@ -216,15 +218,15 @@ fn make(
         vcpus.push(Made {
             index,
             fd,
-            counters: Arc::default(),
+            mailbox: mailbox.clone(),
         });
     }
-    let counters = vcpus.iter().map(|vcpu| vcpu.counters.clone()).collect();
+    let mailboxes = Arc::new(mailboxes);
     let mut vcpus = vcpus.into_iter();
     let first = vcpus.next();
     Ok(first.map(|first| {
         let vcpus = vcpus.collect();
-        (first, Others { vcpus, counters })
+        (first, Others { vcpus, mailboxes })
     }))
 }
 

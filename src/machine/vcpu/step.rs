@@ -1,17 +1,16 @@
 //! A vCPU thread: KVM_RUN, and what each exit means.
 //!
 //! ```text
-//!   ┌─▶ KVM_RUN ──▶ port or MMIO access ─▶ bus ─┐
-//!   │           ├─▶ interrupted: stop?  ────────┤
-//!   │           └─▶ reset, crash ─▶ ExitBox ─▶ end
-//!   └───────────────────────────────────────────┘
+//!   ┌─▶ mailbox: anything to be told? ─▶ KVM_RUN ─▶ port or MMIO access ─▶ bus ─┐
+//!   │       └─▶ park, tell, end                 ├─▶ interrupted ────────────────┤
+//!   │                                           └─▶ reset, crash ─▶ ExitBox ────┤
+//!   └───────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
@@ -19,19 +18,15 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
 
+use super::mailbox::{Mailbox, Resident};
+use super::state::Registers;
 use crate::board::bus::Bus;
 use crate::machine::ending::crash::{Cause, Crash};
 use crate::machine::ending::reset::ResetFlag;
 use crate::machine::ending::{Exit, ExitBox};
 
-/// Counts of a vCPU's exits to user space.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Port accesses.
-    pub pio: AtomicU64,
-    /// MMIO accesses.
-    pub mmio: AtomicU64,
-}
+/// KVM_RUNs that it may take to complete what an exit has begun; see [`Vcpu::settle`].
+const MAX_TO_SETTLE: u32 = 4096;
 
 /// What all vCPUs share.
 pub struct Shared {
@@ -52,7 +47,7 @@ pub struct Vcpu {
     index: u32,
     fd: VcpuFd,
     shared: Arc<Shared>,
-    counters: Arc<Counters>,
+    mailbox: Arc<Mailbox>,
 }
 
 /// Which way a port access goes.
@@ -62,31 +57,50 @@ enum Direction {
     Out,
 }
 
-/// Whether the loop goes on.
+/// What a KVM_RUN has led to.
 enum Next {
+    /// The guest goes on.
     Run,
+    /// A signal or `immediate_exit` has ended it; nothing of an earlier exit is left to be completed.
+    Interrupted,
+    /// The machine ends.
     End(Exit),
 }
 
 impl Vcpu {
     /// Ties a KVM vCPU to its machine.
-    pub fn new(index: u32, fd: VcpuFd, shared: Arc<Shared>, counters: Arc<Counters>) -> Self {
+    pub fn new(index: u32, fd: VcpuFd, shared: Arc<Shared>, mailbox: Arc<Mailbox>) -> Self {
         Vcpu {
             index,
             fd,
             shared,
-            counters,
+            mailbox,
         }
     }
 
     /// The thread's body: runs until the machine ends.
     pub fn run(mut self) {
-        let _kick = KickTarget::register(self.fd.get_kvm_run());
-        let _last_word = EndOnPanic(self.shared.exit.clone());
-        while !self.shared.exit.stopped() {
-            match self.step() {
-                Next::Run => {}
-                Next::End(exit) => self.shared.exit.post(exit),
+        let mailbox = self.mailbox.clone();
+        let exit = self.shared.exit.clone();
+        let _kicked_here = mailbox.thread.enter(Some(self.fd.get_kvm_run()));
+        let _last_word = EndOnPanic(exit.clone());
+        loop {
+            // An end is among what is told: `ExitBox::post` asks for attention.
+            if mailbox.wants_attention() && !mailbox.attend(&|| exit.stopped(), &mut self) {
+                return;
+            }
+            self.go();
+        }
+    }
+
+    /// One step; false when there is nothing left to be completed, or no guest any more.
+    fn go(&mut self) -> bool {
+        match self.step() {
+            Next::Run => true,
+            Next::Interrupted => false,
+            Next::End(exit) => {
+                self.shared.exit.post(exit);
+                false
             }
         }
     }
@@ -95,7 +109,7 @@ impl Vcpu {
         let shared = &self.shared;
         let cause = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                self.counters.pio.fetch_add(1, Ordering::Relaxed);
+                self.mailbox.counters.pio.fetch_add(1, Ordering::Relaxed);
                 match data.len() {
                     1 => shared.pio.write(port.into(), data),
                     _ => self.wide_port_access(Direction::Out),
@@ -103,7 +117,7 @@ impl Vcpu {
                 return Next::Run;
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                self.counters.pio.fetch_add(1, Ordering::Relaxed);
+                self.mailbox.counters.pio.fetch_add(1, Ordering::Relaxed);
                 match data.len() {
                     1 => shared.pio.read(port.into(), data),
                     _ => self.wide_port_access(Direction::In),
@@ -111,12 +125,12 @@ impl Vcpu {
                 return Next::Run;
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                self.counters.mmio.fetch_add(1, Ordering::Relaxed);
+                self.mailbox.counters.mmio.fetch_add(1, Ordering::Relaxed);
                 shared.mmio.write(address, data);
                 return Next::Run;
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                self.counters.mmio.fetch_add(1, Ordering::Relaxed);
+                self.mailbox.counters.mmio.fetch_add(1, Ordering::Relaxed);
                 shared.mmio.read(address, data);
                 return Next::Run;
             }
@@ -139,7 +153,10 @@ impl Vcpu {
             Ok(other) => Cause::Unexpected(format!("{other:?}")),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 self.fd.set_kvm_immediate_exit(0);
-                return Next::Run;
+                // The next thing is a look at the mailbox's `attention`, and it must come after the
+                // line above: a kick in between would be wiped away without being heard (`mailbox.rs`).
+                compiler_fence(Ordering::SeqCst);
+                return Next::Interrupted;
             }
             Err(error) => Cause::RunFailed(io::Error::from(error).to_string()),
         };
@@ -181,6 +198,34 @@ impl Vcpu {
     }
 }
 
+impl Resident for Vcpu {
+    /// KVM completes a port or MMIO access only as KVM_RUN is called the next time: until then the
+    /// instruction has not been executed, and what was read is not in its register (KVM API, 5,
+    /// KVM_EXIT_IO). `immediate_exit` has that call complete it and then return at once.
+    ///
+    /// One instruction may make many accesses (`rep movsb` out of a device's page), and each is an exit. A
+    /// guest may make them as many as it likes, so this gives up at some point; the vCPU is then within
+    /// that instruction.
+    fn settle(&mut self) {
+        for _ in 0..MAX_TO_SETTLE {
+            self.fd.set_kvm_immediate_exit(1);
+            if !self.go() {
+                return;
+            }
+        }
+    }
+
+    fn registers(&mut self) -> Option<Registers> {
+        Registers::read(&self.fd)
+    }
+
+    /// Has KVM tell the guest's watchdogs that time has passed without it (KVM_KVMCLOCK_CTRL).
+    fn before_parking(&mut self) {
+        // EINVAL: this guest does not use kvmclock, and has no watchdog that would ask it.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+}
+
 /// A machine does not outlive one of its vCPU threads: a defect of ours that panics ends it all.
 struct EndOnPanic(Arc<ExitBox>);
 
@@ -210,57 +255,4 @@ fn internal_error(run: &kvm_run) -> Cause {
         }
     }
     Cause::InternalError(failure.suberror, code)
-}
-
-thread_local! {
-    /// Where this thread's vCPU has its `kvm_run`, for the signal handler.
-    static KVM_RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
-}
-
-/// While it lives, the kick signal makes this thread's KVM_RUN return, also when the signal
-/// arrives right before the call: the handler sets `immediate_exit`.
-struct KickTarget;
-
-impl KickTarget {
-    fn register(run: &mut kvm_run) -> Self {
-        KVM_RUN.set(ptr::from_mut(run));
-        KickTarget
-    }
-}
-
-impl Drop for KickTarget {
-    fn drop(&mut self) {
-        KVM_RUN.set(ptr::null_mut());
-    }
-}
-
-/// The signal that ends a KVM_RUN.
-pub fn kick_signal() -> libc::c_int {
-    libc::SIGRTMIN()
-}
-
-extern "C" fn on_kick(_signal: libc::c_int) {
-    let run = KVM_RUN.get();
-    if !run.is_null() {
-        // SAFETY: the pointer is into this thread's own kvm_run, mapped as long as `KickTarget`
-        // lives. KVM_RUN reads the byte; our own code writes it only between two runs, on this
-        // same thread, and never keeps a reference to it.
-        unsafe { ptr::write_volatile(&raw mut (*run).immediate_exit, 1) };
-    }
-}
-
-/// Installs the handler of the kick signal, once per process.
-///
-/// # Errors
-/// Those of sigaction(2).
-pub fn install_kick_handler() -> io::Result<()> {
-    // SAFETY: an all-zero sigaction is valid; the handler is async-signal-safe.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_kick as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        match libc::sigaction(kick_signal(), &raw const action, ptr::null_mut()) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }
