@@ -262,6 +262,17 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "rng",
+        kind: Kind::Switch {
+            yes: Some(
+                "Attach a source of random bytes (virtio-rng), which a machine has by default",
+            ),
+            no: Some("Attach no source of random bytes"),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "time-limit",
         kind: Kind::Amount,
         value: "TIME",

@@ -3,6 +3,7 @@
 //! Adding a device means a folder or file of its own, and one line here.
 
 use crate::board::Part;
+use crate::config::VmConfig;
 use crate::devices::i8042::I8042Part;
 use crate::devices::pci::PciPart;
 use crate::devices::power::PowerPart;
@@ -10,9 +11,10 @@ use crate::devices::pvpanic::PvPanicPart;
 use crate::devices::serial::Com1Part;
 use crate::virtio::OnMmio;
 use crate::virtio::block::BlockModel;
+use crate::virtio::rng::RngModel;
 
-/// All parts of a machine with these disks.
-pub fn list(disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
+/// All parts of the machine that `config` describes, with its disks.
+pub fn list(config: &VmConfig, disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
     let mut parts: Vec<Box<dyn Part>> = vec![
         Box::new(I8042Part),
         Box::new(Com1Part),
@@ -21,6 +23,9 @@ pub fn list(disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
         Box::new(PciPart),
     ];
     parts.extend(disks.into_iter().map(|disk| Box::new(OnMmio(disk)) as _));
+    if let Some(wanted) = config.rng {
+        parts.push(Box::new(OnMmio(RngModel { wanted })));
+    }
     parts
 }
 
@@ -30,6 +35,8 @@ mod tests {
     use crate::arch::x86_64::topology::Topology;
     use crate::arch::x86_64::{acpi, layout};
     use crate::board::Board;
+    use crate::config::Layer;
+    use crate::config::layer::Said;
     use crate::storage::{Access, open};
     use std::time::Duration;
 
@@ -62,7 +69,10 @@ mod tests {
     #[test]
     fn the_largest_machine_fits_below_the_reset_vector() {
         let max = layout::VIRTIO_GSIS.len();
-        let board = Board::of(list(disks(max))).unwrap();
+        let mut layer = Layer::default();
+        layer.set("kernel", Said::Texts(vec!["vmlinux".into()]));
+        let config = VmConfig::resolve(&layer).unwrap();
+        let board = Board::of(list(&config, disks(max))).unwrap();
         let devices = board.aml();
         assert_eq!(devices.windows(8).filter(|w| w == b"LNRO0005").count(), max);
         let image = acpi::image(&acpi::Platform {

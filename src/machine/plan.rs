@@ -150,7 +150,7 @@ impl Plan {
         let root = root_argument(&config);
         let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
         cmdline::check(&cmdline, placement.cmdline_max)?;
-        let board = Board::of(parts::list(disks::open_all(&config.disks)?))?;
+        let board = Board::of(parts::list(&config, disks::open_all(&config.disks)?))?;
         Ok(Plan {
             config,
             kernel,

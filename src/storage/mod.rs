@@ -23,7 +23,6 @@ pub mod engine;
 pub mod error;
 pub mod foreign;
 pub mod format;
-pub mod limit;
 pub mod lock;
 pub mod open;
 pub mod overlay;

@@ -4,8 +4,10 @@
 //! not empty may take more than is in it; the debt is waited for. So a request of any size is done
 //! at some time, and the rate holds over any stretch that is long against the moment.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// What a bucket holds, as a time of its rate.
 const BURST: Duration = Duration::from_millis(10);
@@ -46,7 +48,7 @@ impl Bucket {
     }
 }
 
-/// The limits of one disk, which all of its queues share.
+/// The limits of one device, which all of its queues share.
 #[derive(Debug)]
 pub struct Limiter(Mutex<Buckets>);
 
@@ -71,7 +73,7 @@ impl Limiter {
 
     /// Whether a request may begin at the time `now`; if not, how long to wait.
     pub fn ready(&self, now: Instant) -> Result<(), Duration> {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.0);
         let passed = now.saturating_duration_since(buckets.at);
         buckets.at = now.max(buckets.at);
         let mut wait = Duration::ZERO;
@@ -87,7 +89,7 @@ impl Limiter {
 
     /// Counts a request of `len` bytes that has begun.
     pub fn take(&self, len: u64) {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.0);
         if let Some(bucket) = &mut buckets.requests {
             bucket.tokens -= 1.0;
         }
