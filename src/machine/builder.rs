@@ -26,7 +26,7 @@ use super::plan::{Plan, PlannedDisk};
 use super::reset::{self, ResetFlag};
 use super::vcpu::Shared;
 use super::vcpus::{Start, VcpuMaker, Vcpus};
-use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
+use crate::arch::x86_64::{acpi, layout, registers, reset_vector, smbios};
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
 use crate::devices::i8042::I8042;
 use crate::devices::pci::PciPorts;
@@ -349,6 +349,7 @@ fn write_tables(
         },
     )
     .map_err(|error| StartError::Tables(error.to_string()))?;
+    smbios::write(memory, &plan.smbios).map_err(tables)?;
     linux::write_cmdline(memory, &plan.cmdline).map_err(tables)?;
     let protocol = plan.placement.protocol;
     match protocol {

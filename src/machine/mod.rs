@@ -31,6 +31,7 @@ pub mod error;
 pub mod event_loop;
 pub mod exit;
 pub mod host;
+pub mod identity;
 pub mod io_thread;
 pub mod lasting;
 pub mod memory;

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::identity::{self, IdentityError};
 use crate::arch::x86_64::acpi::VirtioMmio;
 use crate::arch::x86_64::layout;
 use crate::boot::cmdline::{self, CmdlineError};
@@ -45,6 +46,8 @@ pub struct Plan {
     pub cmdline: String,
     /// vda, vdb, ...
     pub disks: Vec<PlannedDisk>,
+    /// The SMBIOS tables, with the machine's number and its credentials.
+    pub smbios: Vec<u8>,
 }
 
 /// Why a machine cannot be started as configured.
@@ -62,6 +65,9 @@ pub enum PlanError {
     /// The command line.
     #[error(transparent)]
     Cmdline(#[from] CmdlineError),
+    /// A credential, or the machine's number.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] OpenError),
@@ -88,10 +94,13 @@ impl PlanError {
     /// The exit code: 2 where the words are wrong, 3 where the files are.
     pub fn status(&self) -> ExitStatus {
         match self {
-            PlanError::Cmdline(_) | PlanError::SameDisk { .. } => ExitStatus::Usage,
+            PlanError::Cmdline(_)
+            | PlanError::SameDisk { .. }
+            | PlanError::Identity(IdentityError::NoRoom { .. }) => ExitStatus::Usage,
             PlanError::Kernel(_)
             | PlanError::Iso(_)
             | PlanError::Initrd(_)
+            | PlanError::Identity(_)
             | PlanError::Disk(_)
             | PlanError::Overlay(_)
             | PlanError::Uring { .. } => ExitStatus::Start,
@@ -106,6 +115,7 @@ impl Help for PlanError {
             PlanError::Iso(error) => error.help(),
             PlanError::Initrd(error) => error.help(),
             PlanError::Cmdline(error) => error.help(),
+            PlanError::Identity(error) => error.help(),
             PlanError::Disk(error) => error.help(),
             PlanError::Overlay(error) => error.help(),
             PlanError::Uring { .. } => {
@@ -159,6 +169,7 @@ impl Plan {
         let root = root_argument(&config);
         let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
         cmdline::check(&cmdline, placement.cmdline_max)?;
+        let smbios = identity::smbios(config.uuid, &config.credentials)?;
         let disks = open_disks(&config.disks)?;
         Ok(Plan {
             config,
@@ -167,6 +178,7 @@ impl Plan {
             initrd,
             cmdline,
             disks,
+            smbios,
         })
     }
 

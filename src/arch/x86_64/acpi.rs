@@ -79,7 +79,7 @@ pub enum AcpiError {
 /// See [`AcpiError`].
 pub fn write(memory: &GuestMemoryMmap, platform: &Platform<'_>) -> Result<(), AcpiError> {
     let image = image(platform);
-    if image.len() as u64 > layout::RESET_VECTOR - layout::ACPI_TABLES {
+    if image.len() as u64 > layout::SMBIOS - layout::ACPI_TABLES {
         return Err(AcpiError::TooLarge(image.len()));
     }
     memory.write_slice(&image, GuestAddress(layout::ACPI_TABLES))?;
@@ -379,6 +379,6 @@ mod tests {
     #[test]
     fn the_largest_machine_fits() {
         let image = platform_image(layout::MAX_CPUS, layout::VIRTIO_GSIS.len() as u32);
-        assert!(image.len() as u64 <= layout::RESET_VECTOR - layout::ACPI_TABLES);
+        assert!(image.len() as u64 <= layout::SMBIOS - layout::ACPI_TABLES);
     }
 }
