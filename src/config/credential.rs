@@ -25,7 +25,7 @@ const NAME_BYTES: usize = 255;
 /// A credential, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// Its name, which [`is_name`] has found good.
+    /// Its name, one that systemd takes.
     pub name: String,
     /// Where its value is.
     pub value: Value,
