@@ -7,7 +7,7 @@
 //! 1. [`cli`]: what a user types; [`config`]: what a machine is, every value checked once;
 //! 2. [`machine`]: from a configuration to a running machine and to its exit, the only place where
 //!    the parts meet. Start with [`machine::plan`], [`machine::builder`], [`machine::vcpu`];
-//! 3. [`arch`]: memory layout, registers, CPUID, ACPI: what the guest takes for a PC;
+//! 3. [`arch`]: memory layout, registers, CPUID, ACPI, SMBIOS: what the guest takes for a PC;
 //! 4. [`boot`]: what a kernel image is and how it is entered;
 //! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
 //! 6. [`storage`]: where sectors live; [`disk_image`]: disk images as files; [`terminal`]: raw mode that always ends.

@@ -53,7 +53,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let name = format!("{image}_unpacks_itself");
         trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 16] = [
+    let tests: [(&str, fn()); 17] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -65,6 +65,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
             "every_kind_of_disk_holds_a_root_file_system",
             kinds_of_disks,
         ),
+        ("the_machine_has_a_number_and_credentials", smbios),
         ("discarded_space_comes_back", trim),
         ("a_snapshot_is_a_root_disk_that_forgets", snapshot),
         ("an_iso_boots_its_own_kernel", iso),
@@ -127,10 +128,54 @@ fn stock() {
     let disk = copy_of("root.ext4", &folder);
     let (kernel, initrd) = (path("stock/vmlinuz"), path("stock/initramfs.cpio.gz"));
     let args = [&kernel, "--initrd", &initrd, "--disk", &disk, "--cpus", "2"];
-    let text = "uname -r; grep ' / ' /proc/mounts; ls -d /sys/bus/acpi/devices/LNRO0005*; echo x >/written";
+    let args = [&args[..], &["--credential", "a.b=c"]].concat();
+    // The last file is where systemd looks for credentials.
+    let text = "uname -r; grep ' / ' /proc/mounts; ls -d /sys/bus/acpi/devices/LNRO0005*; echo x >/written; \
+                grep -ao 'io.systemd.credential:a.b=c' /sys/firmware/dmi/entries/11-0/raw";
     let append = format!("root=/dev/vda rw {}", exec(text));
     let out = succeeded(&run_vm(&args, &append));
-    contains(&out, &["cloud-amd64", "/dev/vda / ext4 rw", "LNRO0005:00"]);
+    contains(
+        &out,
+        &[
+            "cloud-amd64",
+            "/dev/vda / ext4 rw",
+            "LNRO0005:00",
+            "io.systemd.credential:a.b=c\n",
+        ],
+    );
+}
+
+/// What SMBIOS says, as Linux has found it: systemd reads the same files.
+fn smbios() {
+    let folder = scratch();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, b"from a file\n").unwrap();
+    let file = format!("from.file={}", secret.display());
+    let uuid = "123e4567-e89b-12d3-a456-426614174000";
+    let text = "cd /sys/class/dmi/id; echo id=$(cat sys_vendor product_name bios_version); \
+                echo uuid=$(cat product_uuid); \
+                strings=$(tr '\\0' '\\n' </sys/firmware/dmi/tables/DMI | grep -ac io.systemd); echo n=$strings; \
+                tr '\\0' '\\n' </sys/firmware/dmi/tables/DMI | grep -ao 'io.systemd.*'";
+    let args = [
+        "--uuid",
+        uuid,
+        "--credential",
+        "a.b=c d",
+        "--credential-file",
+        &file,
+    ];
+    let out = script(text, &args);
+    let version = env!("CARGO_PKG_VERSION");
+    contains(
+        &out,
+        &[
+            &format!("id=Bantam Bantam {version}"),
+            &format!("uuid={uuid}"),
+            "n=2",
+            "io.systemd.credential:a.b=c d\n",
+            "io.systemd.credential.binary:from.file=ZnJvbSBhIGZpbGUK\n",
+        ],
+    );
 }
 
 fn topology() {

@@ -5,6 +5,7 @@
 //! that says what to type instead, or that there is no such thing here. `words`
 //! finds the words among the arguments.
 
+use crate::config::credential;
 use crate::config::values::split_commas;
 
 /// A word of another program.
@@ -103,6 +104,24 @@ pub const HABITS: &[Habit] = &[
         &["-smp"],
         ByValue(smp, &Use("'--cpus N[,sockets=N][,cores=N][,threads=N]'")),
     ),
+    with(&["-uuid"], Same("--uuid")),
+    with(
+        &["-smbios"],
+        ByValue(
+            smbios,
+            &Use("'--credential NAME=VALUE' or '--uuid UUID': SMBIOS says nothing else of yours"),
+        ),
+    ),
+    with(
+        &["-fw_cfg"],
+        ByValue(
+            fw_cfg,
+            &NotYet(
+                "a machine has no fw_cfg device",
+                "leave it away; --credential and --credential-file give systemd what it takes from there",
+            ),
+        ),
+    ),
     flag(&["-nographic"], Already),
     flag(&["-no-reboot"], Same("--no-reboot")),
     flag(&["-snapshot"], Same("--snapshot")),
@@ -187,8 +206,8 @@ pub const HABITS: &[Habit] = &[
     // ---- QEMU: what nobody needs here
     with(&["-name"], NotNeeded("a machine has no name")),
     with(
-        &["-uuid", "-smbios", "-acpitable"],
-        NotNeeded("a machine carries no numbers or tables of yours"),
+        &["-acpitable"],
+        NotNeeded("a machine carries no ACPI tables of yours"),
     ),
     with(
         &["-boot"],
@@ -218,9 +237,7 @@ pub const HABITS: &[Habit] = &[
     // ---- QEMU: what is missing
     with(&["-netdev"], NO_NETWORK),
     with(
-        &[
-            "-device", "-global", "-object", "-chardev", "-tpmdev", "-fw_cfg",
-        ],
+        &["-device", "-global", "-object", "-chardev", "-tpmdev"],
         NO_DEVICES,
     ),
     with(
@@ -353,6 +370,15 @@ pub const HABITS: &[Habit] = &[
         &["--shm-size", "--memory-swap"],
         NotNeeded("--memory is all that a guest has"),
     ),
+    // ---- systemd-vmspawn
+    with(
+        &["--set-credential"],
+        ByValue(set_credential, &Use("'--credential NAME=VALUE'")),
+    ),
+    with(
+        &["--load-credential"],
+        ByValue(load_credential, &Use("'--credential-file NAME=PATH'")),
+    ),
     // ---- Cloud Hypervisor, crosvm, kvmtool, Firecracker
     with(&["--initramfs"], Same("--initrd")),
     with(&["--params"], Same("--append")),
@@ -398,6 +424,51 @@ fn serial(value: &str) -> Option<Vec<String>> {
         _ => format!("file={}", value.strip_prefix("file:")?),
     };
     Some(vec!["--console".into(), console])
+}
+
+/// `-smbios type=11,value=io.systemd.credential:NAME=VALUE`, `-smbios type=1,uuid=UUID`.
+fn smbios(value: &str) -> Option<Vec<String>> {
+    let mut words = split_commas(value).into_iter();
+    let kind = words.next()?;
+    let mut ours = Vec::new();
+    for word in words {
+        let (key, value) = word.split_once('=')?;
+        let (option, value) = match (kind.as_str(), key) {
+            ("type=11", "value") => ("--credential", credential::of_oem_string(value)?),
+            ("type=1", "uuid") => ("--uuid", value.to_owned()),
+            _ => return None,
+        };
+        ours.extend([option.to_owned(), value]);
+    }
+    (!ours.is_empty()).then_some(ours)
+}
+
+/// `-fw_cfg name=opt/io.systemd.credentials/NAME,string=VALUE` or `,file=PATH`.
+fn fw_cfg(value: &str) -> Option<Vec<String>> {
+    let words = split_commas(value);
+    let [name, value] = words.as_slice() else {
+        return None;
+    };
+    let name = name.strip_prefix("name=").unwrap_or(name);
+    let name = name.strip_prefix("opt/io.systemd.credentials/")?;
+    let (option, value) = match value.split_once('=')? {
+        ("string", value) => ("--credential", value),
+        ("file", path) => ("--credential-file", path),
+        _ => return None,
+    };
+    Some(vec![option.into(), format!("{name}={value}")])
+}
+
+/// `ID:VALUE`, whose value has no escapes of C.
+fn set_credential(value: &str) -> Option<Vec<String>> {
+    let (name, value) = value.split_once(':')?;
+    (!value.contains('\\')).then(|| vec!["--credential".into(), format!("{name}={value}")])
+}
+
+/// `ID:PATH`.
+fn load_credential(value: &str) -> Option<Vec<String>> {
+    let (name, path) = value.split_once(':')?;
+    Some(vec!["--credential-file".into(), format!("{name}={path}")])
 }
 
 /// `-drive if=virtio,file=PATH,...`: a virtio disk, and nothing said of it that is not known here.

@@ -221,6 +221,9 @@ mod tests {
             cache = false
             reboot = true
             time-limit = 30
+            uuid = "123e4567-e89b-12d3-a456-426614174000"
+            credential = "a=b"
+            credential-file = ["c=d", "e=/f"]
             "#,
         )
         .unwrap();
@@ -238,6 +241,9 @@ mod tests {
         assert_eq!(layer.switch("cache"), Some(false));
         assert_eq!(layer.switch("reboot"), Some(true));
         assert_eq!(layer.text("time-limit").as_deref(), Some("30"));
+        assert!(layer.says("uuid"));
+        assert_eq!(layer.texts("credential"), ["a=b"]);
+        assert_eq!(layer.texts("credential-file"), ["c=/m/d", "e=/f"]);
     }
 
     #[test]

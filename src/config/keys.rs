@@ -1,5 +1,5 @@
 //! What is said of a value or a line of the configuration file that is wrong, and its place. What the
-//! keys are and take is in the table of [options](super::options).
+//! keys are and take is in the table of [`options`].
 
 use std::path::Path;
 

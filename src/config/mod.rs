@@ -10,6 +10,7 @@
 //! [`values`] and [`disk`] give them meaning. After [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
+pub mod credential;
 pub mod disk;
 pub mod elsewhere;
 pub mod error;
@@ -22,10 +23,13 @@ pub mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 pub use crate::memory::Backing as MemoryBacking;
+pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
 pub use layer::Layer;
@@ -86,6 +90,10 @@ pub struct VmConfig {
     pub rng: Option<bool>,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
+    /// The machine's number; without one, each start has another.
+    pub uuid: Option<Uuid>,
+    /// What systemd in the guest is given.
+    pub credentials: Vec<Credential>,
 }
 
 impl VmConfig {
@@ -161,6 +169,14 @@ impl VmConfig {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,
             },
+            uuid: match layer.text("uuid") {
+                Some(text) => Some(values::uuid(&text)?),
+                None => None,
+            },
+            credentials: credential::credentials(
+                &layer.texts("credential"),
+                &layer.texts("credential-file"),
+            )?,
         })
     }
 }

@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::values;
-use super::{disk, elsewhere};
+use super::{credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::memory::Backing as MemoryBacking;
 
@@ -278,6 +278,34 @@ pub const OPTIONS: &[Opt] = &[
         value: "TIME",
         help: "End the machine after this time: 30s, 5m",
         example: r#""10m""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "uuid",
+        kind: Kind::Text,
+        value: "UUID",
+        help: "The machine's number, which the guest finds in SMBIOS [default: a new one at each start]",
+        example: r#""123e4567-e89b-12d3-a456-426614174000""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "credential",
+        kind: Kind::Texts,
+        value: "NAME=VALUE",
+        help: "Give systemd in the guest a credential (may be repeated)",
+        example: r#""firstboot.timezone=Europe/Berlin""#,
+        // Of two with one name the last counts: that of the command line.
+        adds: true,
+        ..PLAIN
+    },
+    Opt {
+        name: "credential-file",
+        kind: Kind::Texts,
+        value: "NAME=PATH",
+        help: "Give systemd in the guest what is in a file as a credential (may be repeated)",
+        example: r#""ssh.authorized_keys.root=id_ed25519.pub""#,
+        adds: true,
+        beside: credential::beside,
         ..PLAIN
     },
 ];

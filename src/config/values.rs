@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::error::ConfigError;
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::topology::Topology;
@@ -171,6 +173,28 @@ pub fn duration(text: &str) -> Result<Duration, ConfigError> {
         Some(ms) if ms <= CENTURY_MS => Ok(Duration::from_millis(ms)),
         _ => Err(wrong(KEY, text, "too long", FORMS)),
     }
+}
+
+/// The machine's number: `123e4567-e89b-12d3-a456-426614174000`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn uuid(text: &str) -> Result<Uuid, ConfigError> {
+    const KEY: &str = "--uuid";
+    let uuid = Uuid::try_parse(text).map_err(|_| {
+        wrong(
+            KEY,
+            text,
+            "not a UUID",
+            "write 32 hexadecimal digits, as 'uuidgen' prints them: 123e4567-e89b-12d3-a456-426614174000",
+        )
+    })?;
+    // DSP0134, 7.2.1: these two say that the machine has no UUID.
+    if uuid.is_nil() || uuid.is_max() {
+        let why = "the number of no machine";
+        return Err(wrong(KEY, text, why, "give one that 'uuidgen' prints"));
+    }
+    Ok(uuid)
 }
 
 /// vCPUs: `4`, or `8,sockets=2,cores=2,threads=2` as with QEMU's `-smp`.
@@ -341,6 +365,23 @@ mod tests {
     }
 
     #[test]
+    fn uuids() {
+        let text = "123e4567-e89b-12d3-a456-426614174000";
+        assert_eq!(uuid(text).unwrap().to_string(), text);
+        assert_eq!(uuid(&text.to_uppercase()).unwrap().to_string(), text);
+        for bad in [
+            "",
+            "1",
+            "123e4567-e89b-12d3-a456-42661417400",
+            "123e4567-e89b-12d3-a456-42661417400g",
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ] {
+            assert!(uuid(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn topologies() {
         assert_eq!(topology("4").unwrap(), Topology::flat(4));
         let t = Topology {
@@ -372,7 +413,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
-            let _ = (memory(&text), duration(&text), topology(&text), console(&text));
+            let _ = (memory(&text), duration(&text), topology(&text), console(&text), uuid(&text));
         }
 
         #[test]

@@ -24,7 +24,7 @@ use super::handle::{Machine, Parts};
 use super::host;
 use super::plan::Plan;
 use super::vcpu::{Shared, Start, VcpuMaker};
-use crate::arch::x86_64::{acpi, layout, registers, reset_vector};
+use crate::arch::x86_64::{acpi, layout, registers, reset_vector, smbios};
 use crate::board::{CharDevice, PowerRequest, PowerSink, Site, SiteError, Wires};
 use crate::boot::{Protocol, Source, cmdline, linux, pvh};
 use crate::limits;
@@ -252,6 +252,7 @@ fn write_tables(
         },
     )
     .map_err(|error| StartError::Tables(error.to_string()))?;
+    smbios::write(memory, &plan.smbios).map_err(tables)?;
     linux::write_cmdline(memory, &plan.cmdline).map_err(tables)?;
     let protocol = plan.placement.protocol;
     match protocol {

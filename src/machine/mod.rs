@@ -27,6 +27,7 @@ pub mod error;
 pub mod event;
 pub mod handle;
 pub mod host;
+pub mod identity;
 pub mod lasting;
 pub mod parts;
 pub mod plan;

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_machine_fits_below_the_reset_vector() {
+    fn the_largest_machine_fits_below_smbios() {
         let max = layout::VIRTIO_GSIS.len();
         let mut layer = Layer::default();
         layer.set("kernel", Said::Texts(vec!["vmlinux".into()]));
@@ -79,6 +79,6 @@ mod tests {
             topology: Topology::flat(layout::MAX_CPUS),
             devices: &devices,
         });
-        assert!(image.len() as u64 <= layout::RESET_VECTOR - layout::ACPI_TABLES);
+        assert!(image.len() as u64 <= layout::SMBIOS - layout::ACPI_TABLES);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::identity::{self, IdentityError};
 use super::{disks, parts};
 use crate::board::{Board, BoardFull};
 use crate::boot::cmdline::{self, CmdlineError};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub cmdline: String,
     /// All parts, each in its place.
     pub board: Board,
+    /// The SMBIOS tables, with the machine's number and its credentials.
+    pub smbios: Vec<u8>,
 }
 
 /// Why a machine cannot be started as configured.
@@ -47,6 +50,9 @@ pub enum PlanError {
     /// The command line.
     #[error(transparent)]
     Cmdline(#[from] CmdlineError),
+    /// A credential, or the machine's number.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A disk image.
     #[error(transparent)]
     Disk(#[from] OpenError),
@@ -76,12 +82,14 @@ impl PlanError {
     /// The exit code: 2 where the words are wrong, 3 where the files are.
     pub fn status(&self) -> ExitStatus {
         match self {
-            PlanError::Cmdline(_) | PlanError::SameDisk { .. } | PlanError::Full(_) => {
-                ExitStatus::Usage
-            }
+            PlanError::Cmdline(_)
+            | PlanError::SameDisk { .. }
+            | PlanError::Full(_)
+            | PlanError::Identity(IdentityError::NoRoom { .. }) => ExitStatus::Usage,
             PlanError::Kernel(_)
             | PlanError::Iso(_)
             | PlanError::Initrd(_)
+            | PlanError::Identity(_)
             | PlanError::Disk(_)
             | PlanError::Overlay(_)
             | PlanError::Uring { .. } => ExitStatus::Start,
@@ -96,6 +104,7 @@ impl Help for PlanError {
             PlanError::Iso(error) => error.help(),
             PlanError::Initrd(error) => error.help(),
             PlanError::Cmdline(error) => error.help(),
+            PlanError::Identity(error) => error.help(),
             PlanError::Disk(error) => error.help(),
             PlanError::Overlay(error) => error.help(),
             PlanError::Full(error) => error.help(),
@@ -150,6 +159,7 @@ impl Plan {
         let root = root_argument(&config);
         let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
         cmdline::check(&cmdline, placement.cmdline_max)?;
+        let smbios = identity::smbios(config.uuid, &config.credentials)?;
         let board = Board::of(parts::list(&config, disks::open_all(&config.disks)?))?;
         Ok(Plan {
             config,
@@ -158,6 +168,7 @@ impl Plan {
             initrd,
             cmdline,
             board,
+            smbios,
         })
     }
 

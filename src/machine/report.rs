@@ -66,6 +66,15 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     if plan.config.reboot {
         writeln!(out, "reboot    starts the machine again")?;
     }
+    if let Some(uuid) = plan.config.uuid {
+        writeln!(out, "uuid      {uuid}")?;
+    }
+    let credentials = &plan.config.credentials;
+    if !credentials.is_empty() {
+        // Their values are secrets.
+        let names: Vec<&str> = credentials.iter().map(|one| one.name.as_str()).collect();
+        writeln!(out, "creds     {}", escaped(names.join(", ")))?;
+    }
     writeln!(out, "cmdline   {}", escaped(&plan.cmdline))?;
     write_memory(out, plan)?;
     write_devices(out, plan)
@@ -90,10 +99,11 @@ fn write_memory(out: &mut String, plan: &Plan) -> fmt::Result {
         let start = initrd.address();
         lines.push((start, start.saturating_add(initrd.len()), "  initrd".into()));
     }
+    lines.push((layout::ACPI_TABLES, layout::SMBIOS, "  ACPI tables".into()));
     lines.push((
-        layout::ACPI_TABLES,
+        layout::SMBIOS,
         layout::RESET_VECTOR,
-        "  ACPI tables".into(),
+        "  SMBIOS tables".into(),
     ));
     lines.sort_by_key(|line| line.0);
     writeln!(out, "\nmemory map")?;

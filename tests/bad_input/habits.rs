@@ -13,6 +13,8 @@ fn dry(words: &[&str]) -> Outcome {
     run(&[&["run", kernel()], words, &["--dry-run"]].concat())
 }
 
+const UUID: &str = "123e4567-e89b-12d3-a456-426614174000";
+
 /// Words that are taken, and what they mean in ours. FILE, ISO and INITRD are files.
 const TAKEN: &[(&[&str], &[&str])] = &[
     (&["-initrd", "INITRD"], &["--initrd", "INITRD"]),
@@ -34,6 +36,34 @@ const TAKEN: &[(&[&str], &[&str])] = &[
     (&["-cpus", "2"], &["--cpus", "2"]),
     (&["-memory", "1G"], &["--memory", "1G"]),
     (&["-disk", "FILE"], &["--disk", "FILE"]),
+    (&["-uuid", UUID], &["--uuid", UUID]),
+    (
+        &[
+            "-smbios",
+            "type=1,uuid=123e4567-e89b-12d3-a456-426614174000",
+        ],
+        &["--uuid", UUID],
+    ),
+    (
+        &[
+            "-smbios",
+            "type=11,value=io.systemd.credential:a=b,,c,value=io.systemd.credential.binary:d=ZQo=",
+        ],
+        &["--credential", "a=b,c", "--credential", "d=e\n"],
+    ),
+    (
+        &["-fw_cfg", "name=opt/io.systemd.credentials/a,string=b"],
+        &["--credential", "a=b"],
+    ),
+    (
+        &["-fw_cfg", "opt/io.systemd.credentials/a,file=FILE"],
+        &["--credential-file", "a=FILE"],
+    ),
+    (&["--set-credential", "a:b"], &["--credential", "a=b"]),
+    (
+        &["--load-credential", "a:FILE"],
+        &["--credential-file", "a=FILE"],
+    ),
     (&["-nographic"], &[]),
     (&["--nographic"], &[]),
     (&["-no-reboot"], &[]),

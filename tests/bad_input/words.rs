@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::common::{bantam, run, run_with};
+use crate::common::{TempFile, bantam, run, run_with};
 use crate::{USAGE, kernel, refused};
 
 #[test]
@@ -101,6 +101,73 @@ fn sizes_counts_and_times() {
             &["--console", "stdio, none, pty, file=PATH"],
         );
     }
+}
+
+#[test]
+fn numbers_of_machines() {
+    let with = |value: &str| run(&["run", kernel(), "--uuid", value, "--dry-run"]);
+    for value in ["", "1", "123e4567-e89b-12d3-a456-42661417400g"] {
+        refused(&with(value), USAGE, &["--uuid", "not a UUID", "uuidgen"]);
+    }
+    refused(
+        &with("00000000-0000-0000-0000-000000000000"),
+        USAGE,
+        &["--uuid", "no machine"],
+    );
+    let outcome = with("123E4567-E89B-12D3-A456-426614174000");
+    let line = "uuid      123e4567-e89b-12d3-a456-426614174000\n";
+    assert!(outcome.stdout.contains(line), "{outcome:?}");
+}
+
+/// Their names are told, and nothing tells their values.
+#[test]
+fn credentials() {
+    let with = |words: &[&str]| run(&[&["run", kernel()], words, &["--dry-run"]].concat());
+    for (value, words) in [
+        ("name", ["--credential 'name'", "no '='"]),
+        ("=swordfish", ["--credential", "name is missing"]),
+        ("a/b=swordfish", ["--credential 'a/b'", "no such name"]),
+        (
+            "a\u{1b}=swordfish",
+            ["--credential 'a\\u{1b}'", "no such name"],
+        ),
+        (
+            &format!("{}=swordfish", "x".repeat(256)),
+            ["--credential 'xxxx", "256 bytes"],
+        ),
+    ] {
+        let outcome = with(&["--credential", value]);
+        refused(&outcome, USAGE, &words);
+        assert!(!outcome.stderr.contains("swordfish"), "{outcome:?}");
+    }
+    let file = TempFile::new("secret", b"swordfish\n");
+    let name = format!("from.file={}", file.str());
+    let outcome = with(&["--credential", "a=swordfish", "--credential-file", &name]);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("creds     a, from.file\n"),
+        "{outcome:?}"
+    );
+    assert!(!outcome.stdout.contains("swordfish"), "{outcome:?}");
+    for (path, words) in [
+        ("", ["--credential-file 'a'", "path is missing"]),
+        ("/nonexistent", ["credential a: /nonexistent", "No such"]),
+        ("/tmp", ["credential a: /tmp", "directory"]),
+    ] {
+        let code = if path.is_empty() { USAGE } else { crate::START };
+        let outcome = with(&["--credential-file", &format!("a={path}")]);
+        refused(&outcome, code, &words);
+    }
+    let outcome = with(&["--credential", "a=1", "--credential-file", "a=/nonexistent"]);
+    refused(
+        &outcome,
+        USAGE,
+        &["--credential-file 'a'", "one of the two"],
+    );
+    let large = "x".repeat(40_000);
+    let (a, b) = (format!("a={large}"), format!("b={large}"));
+    let outcome = with(&["--credential", &a, "--credential", &b]);
+    refused(&outcome, USAGE, &["credential b", "no room", "65520 bytes"]);
 }
 
 #[test]

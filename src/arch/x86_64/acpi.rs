@@ -62,7 +62,7 @@ pub enum AcpiError {
 /// See [`AcpiError`].
 pub fn write(memory: &GuestMemoryMmap, platform: &Platform<'_>) -> Result<(), AcpiError> {
     let image = image(platform);
-    if image.len() as u64 > layout::RESET_VECTOR - layout::ACPI_TABLES {
+    if image.len() as u64 > layout::SMBIOS - layout::ACPI_TABLES {
         return Err(AcpiError::TooLarge(image.len()));
     }
     memory.write_slice(&image, GuestAddress(layout::ACPI_TABLES))?;

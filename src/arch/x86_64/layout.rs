@@ -10,6 +10,7 @@
 //!   0x0009_fc00  ├────────────────────────────┤
 //!                │ reserved                   │
 //!   0x000e_0000  │ ACPI tables (RSDP first)   │
+//!   0x000f_0000  │ SMBIOS entry point, tables │
 //!   0x000f_fff0  │ reset vector               │
 //!   0x0010_0000  ├────────────────────────────┤
 //!                │ RAM: kernel ...            │
@@ -47,6 +48,9 @@ pub const COMMAND_LINE_MAX: usize = 2048;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The RSDP, where a guest that scans for it looks, and the tables behind it.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// The SMBIOS entry point, where a guest that scans for it looks first, and the tables behind it.
+/// The ACPI tables end here at the latest.
+pub const SMBIOS: u64 = 0xf_0000;
 /// The code at the reset vector and what may follow it: where a PC's firmware begins, F000:FFF0.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where RAM goes on after the ROM area.

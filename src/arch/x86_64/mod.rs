@@ -7,7 +7,8 @@
 //! - [`registers`]: the state in which each boot protocol wants the first CPU;
 //! - [`interrupts`]: the local APIC's pins;
 //! - [`reset_vector`]: what is where a PC's firmware begins;
-//! - [`acpi`]: the tables by which a stock kernel finds CPUs and devices.
+//! - [`acpi`]: the tables by which a stock kernel finds CPUs and devices;
+//! - [`smbios`]: the tables that say which machine this is.
 
 pub mod acpi;
 pub mod cpuid;
@@ -16,4 +17,5 @@ pub mod interrupts;
 pub mod layout;
 pub mod registers;
 pub mod reset_vector;
+pub mod smbios;
 pub mod topology;
