@@ -164,6 +164,7 @@ impl Machine {
         if *phase == Phase::Paused {
             self.each_device(|device| device.resume());
         }
+        log::info!("resumed");
         *phase = Phase::Running;
         self.vcpus.unpark();
         drop(phase);
@@ -196,6 +197,7 @@ impl Machine {
         }
         self.each_device(|device| device.quiesce());
         *phase = Phase::Paused;
+        log::info!("paused");
         drop(phase);
         self.changed.notify_all();
         true
