@@ -388,11 +388,12 @@ fn pause() {
         echo 1 >/proc/sys/kernel/watchdog_thresh || exit 1
         echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout || exit 1
         (while :; do :; done) & busy=$!
+        lines=$(dmesg | wc -l)
         cut -d' ' -f1 /proc/uptime; echo before
         sleep 5
         kill $busy
         cut -d' ' -f1 /proc/uptime; echo clock=$(cat /sys/devices/system/clocksource/*/current_clocksource)
-        dmesg | grep -iE 'lockup|stall|hung|unstable|call trace' && echo complaints
+        dmesg | tail -n +$((lines + 1)) | grep -iE 'lockup|stall|hung|unstable|trace' && echo complaints
         echo after";
     let mut command = Command::new(bantam());
     command
