@@ -53,7 +53,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let name = format!("{image}_unpacks_itself");
         trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -71,6 +71,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
         ("sigterm_powers_the_guest_off", sigterm),
+        ("a_pause_is_no_lockup_to_the_guest", pause),
         ("a_shell_is_typed_at_through_a_terminal", shell),
         ("a_pipe_feeds_the_shell", piped_shell),
         ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
@@ -413,6 +414,45 @@ for i in 1 2 3; do echo virtio0 >unbind; ls /dev/vda 2>&1; echo virtio0 >bind; e
     assert_eq!(sums.len(), 4, "{out}");
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
     assert_eq!(out.matches("No such file").count(), 3, "{out}");
+}
+
+/// A stock kernel with watchdogs that have little patience, busy, is paused for longer than they have.
+fn pause() {
+    let (kernel, initrd) = (path("stock/vmlinuz"), path("stock/initramfs.cpio.gz"));
+    // Two seconds without the watchdog's thread are a soft lockup, three without a grace period a stall.
+    let text = "
+        echo 1 >/proc/sys/kernel/watchdog_thresh || exit 1
+        echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout || exit 1
+        (while :; do :; done) & busy=$!
+        lines=$(dmesg | wc -l)
+        cut -d' ' -f1 /proc/uptime; echo before
+        sleep 5
+        kill $busy
+        cut -d' ' -f1 /proc/uptime; echo clock=$(cat /sys/devices/system/clocksource/*/current_clocksource)
+        dmesg | tail -n +$((lines + 1)) | grep -iE 'lockup|stall|hung|unstable|trace' && echo complaints
+        echo after";
+    let mut command = Command::new(bantam());
+    command
+        .args(["run", &kernel, "--initrd", &initrd, "--cpus", "2", "-v"])
+        .args(["--append", &exec(text), "--time-limit", LIMIT]);
+    let mut child = common::at_work(command, "before\r\n");
+    // SAFETY: a signal to a child that has not been waited for.
+    let signal = |number| unsafe { libc::kill(child.id() as i32, number) };
+    signal(libc::SIGUSR1);
+    std::thread::sleep(Duration::from_secs(8));
+    signal(libc::SIGUSR2);
+    let mut stdout = child.stdout.take().unwrap();
+    let rest = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = std::io::Read::read_to_string(&mut stdout, &mut text);
+        text
+    });
+    let status = common::wait(&mut child, Duration::from_secs(60)).expect("it ends");
+    let said = rest.join().unwrap();
+    println!("{said}");
+    assert_eq!(status.code(), Some(0), "{said}");
+    contains(&said, &["after", "guest-exit=0", "clock="]);
+    assert!(!said.contains("complaints"), "{said}");
 }
 
 fn sigterm() {

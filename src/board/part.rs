@@ -35,11 +35,6 @@ pub trait Part: Send + Sync {
     /// What it needs.
     fn need(&self) -> Need;
 
-    /// Whether it was asked for. One that nobody asked for gives way where the board is full.
-    fn is_wanted(&self) -> bool {
-        true
-    }
-
     /// What the dry-run says of it, in less than a line; `name` is what the board calls it. Names out of
     /// files are escaped.
     fn describe(&self, name: &str) -> String;

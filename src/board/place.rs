@@ -83,7 +83,7 @@ impl Board {
     /// Gives each of `parts` its place. Pages and lines go in the order of the list.
     ///
     /// # Errors
-    /// When a part that was asked for does not fit.
+    /// When a part does not fit.
     pub fn of(parts: Vec<Box<dyn Part>>) -> Result<Self, BoardFull> {
         let max = layout::VIRTIO_GSIS.len();
         let starts = (layout::VIRTIO_MMIO_START..).step_by(PAGE_BYTES as usize);
@@ -101,11 +101,8 @@ impl Board {
                 Need::Page(names) => {
                     let name = next_name(names, &mut counts);
                     let Some(((gsi, start), slot)) = free.next() else {
-                        if part.is_wanted() {
-                            let what = part.describe(&name);
-                            return Err(BoardFull { what, max });
-                        }
-                        continue;
+                        let what = part.describe(&name);
+                        return Err(BoardFull { what, max });
                     };
                     Place {
                         name,
@@ -162,17 +159,11 @@ mod tests {
     use super::*;
     use crate::board::{Site, SiteError};
 
-    struct Fake {
-        need: Need,
-        wanted: bool,
-    }
+    struct Fake(Need);
 
     impl Part for Fake {
         fn need(&self) -> Need {
-            self.need
-        }
-        fn is_wanted(&self) -> bool {
-            self.wanted
+            self.0
         }
         fn describe(&self, name: &str) -> String {
             format!("fake {name}")
@@ -182,11 +173,8 @@ mod tests {
         }
     }
 
-    fn page(names: Names, wanted: bool) -> Box<dyn Part> {
-        Box::new(Fake {
-            need: Need::Page(names),
-            wanted,
-        })
+    fn page(names: Names) -> Box<dyn Part> {
+        Box::new(Fake(Need::Page(names)))
     }
 
     const DISK: Names = Names::Letters("vd");
@@ -194,15 +182,12 @@ mod tests {
 
     #[test]
     fn pages_lines_and_names_go_in_the_order_of_the_list() {
-        let ports = Box::new(Fake {
-            need: Need::Ports {
-                first: 0x3f8,
-                count: 8,
-                gsi: Some(4),
-            },
-            wanted: true,
-        });
-        let parts = vec![page(DISK, true), ports, page(NET, true), page(DISK, true)];
+        let ports = Box::new(Fake(Need::Ports {
+            first: 0x3f8,
+            count: 8,
+            gsi: Some(4),
+        }));
+        let parts = vec![page(DISK), ports, page(NET), page(DISK)];
         let board = Board::of(parts).unwrap();
         let found: Vec<_> = board
             .parts()
@@ -221,11 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named_and_what_nobody_asked_for_gives_way() {
-        let disks = |count| (0..count).map(|_| page(DISK, true));
-        let full = Board::of(disks(17).collect()).unwrap_err();
-        assert!(full.to_string().contains("fake vdq"), "{full}");
-        let with_more: Vec<_> = disks(16).chain([page(NET, false)]).collect();
-        assert_eq!(Board::of(with_more).unwrap().parts().len(), 16);
+    fn what_does_not_fit_is_named() {
+        let disks = |count| (0..count).map(|_| page(DISK));
+        assert_eq!(Board::of(disks(16).collect()).unwrap().parts().len(), 16);
+        let full = Board::of(disks(16).chain([page(NET)]).collect()).unwrap_err();
+        assert!(full.to_string().contains("fake net0"), "{full}");
     }
 }

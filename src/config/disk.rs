@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::elsewhere;
 use super::error::ConfigError;
 use super::values::{number_and_unit, split_commas, wrong};
-use crate::arch::x86_64::layout;
 use crate::storage::Format;
 use crate::storage::{Access, CacheMode, IoMode};
 
@@ -136,15 +135,6 @@ pub fn disks(
         disk.access.format = Format::Raw;
         disk.access.read_only = true;
         disks.push(disk);
-    }
-    let limit = layout::VIRTIO_GSIS.len();
-    if let Some(extra) = disks.get(limit) {
-        return Err(wrong(
-            KEY,
-            &extra.path.display().to_string(),
-            format!("a machine has at most {limit} disks"),
-            "attach fewer disks",
-        ));
     }
     Ok(disks)
 }

@@ -85,9 +85,8 @@ pub struct VmConfig {
     pub cache: bool,
     /// Whether a reset starts the machine again.
     pub reboot: bool,
-    /// Whether there is a source of random bytes, and if so, whether somebody has asked for it: one that
-    /// nobody has asked for gives way where there is no room.
-    pub rng: Option<bool>,
+    /// Whether there is a source of random bytes.
+    pub rng: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
@@ -161,10 +160,7 @@ impl VmConfig {
             unpack: layer.choice("unpack").unwrap_or_default(),
             cache: layer.switch("cache").unwrap_or(true),
             reboot: layer.switch("reboot").unwrap_or(false),
-            rng: match layer.switch("rng") {
-                Some(asked) => asked.then_some(true),
-                None => Some(false),
-            },
+            rng: layer.switch("rng").unwrap_or(false),
             time_limit: match layer.text("time-limit") {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,

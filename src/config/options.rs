@@ -264,10 +264,8 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "rng",
         kind: Kind::Switch {
-            yes: Some(
-                "Attach a source of random bytes (virtio-rng), which a machine has by default",
-            ),
-            no: Some("Attach no source of random bytes"),
+            yes: Some("Attach a source of random bytes (virtio-rng)"),
+            no: Some("Attach none, also where the configuration file has 'rng = true'"),
         },
         example: "true",
         ..PLAIN

@@ -19,17 +19,15 @@
 //! What the guest has put into the serial port before is still written, and what is typed meanwhile is
 //! kept for it.
 
-use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
-use serde::Serialize;
-use serde_json::Value;
 
 use super::ending::{Exit, ExitBox};
-use super::vcpu::{Mailboxes, Shared, VcpuState, Vcpus, state::Activity};
+use super::state::{DeviceState, MachineState, Phase};
+use super::vcpu::{Mailboxes, Shared, Vcpus};
 use crate::board::site::Built;
 use crate::board::{CharDevice, IrqLine, Lifecycle, Pump};
 use crate::sync::lock;
@@ -38,31 +36,6 @@ use crate::sync::lock;
 const ANSWER: Duration = Duration::from_millis(50);
 /// How often [`Machine::wait_paused`] looks at what nobody tells it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-/// What a machine is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Its vCPUs run, or are about to.
-    Running,
-    /// They have been told to park, and not all have.
-    Pausing,
-    /// All vCPUs are parked, and the devices take nothing new. Something may still be in flight.
-    Paused,
-    /// There is a reason to end, and nothing leads back.
-    Ended,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Phase::Running => "running",
-            Phase::Pausing => "pausing",
-            Phase::Paused => "paused",
-            Phase::Ended => "ended",
-        })
-    }
-}
 
 /// A machine that is set up. [`Machine::run`](super::run) runs it, once.
 pub struct Machine {
@@ -100,7 +73,18 @@ impl Machine {
         devices: Vec<Built>,
         memory_bytes: u64,
     ) -> Self {
-        let vcpus = parts.vcpus.mailboxes();
+        let mut machine = Machine::of(parts.vcpus.mailboxes(), exit, devices, memory_bytes);
+        machine.parts = Mutex::new(Some(parts));
+        machine
+    }
+
+    /// A handle on `vcpus` that somebody else runs.
+    fn of(
+        vcpus: Arc<Mailboxes>,
+        exit: Arc<ExitBox>,
+        devices: Vec<Built>,
+        memory_bytes: u64,
+    ) -> Self {
         let alarmed = vcpus.clone();
         exit.set_alarm(move || alarmed.alarm());
         Machine {
@@ -111,7 +95,7 @@ impl Machine {
             devices: Mutex::new(devices),
             memory_bytes,
             built: Instant::now(),
-            parts: Mutex::new(Some(parts)),
+            parts: Mutex::new(None),
         }
     }
 
@@ -140,7 +124,8 @@ impl Machine {
 
     /// Has the machine pause; returns at once. Nothing happens where it does so already.
     ///
-    /// [`Machine::all_parked_fd`] tells the event loop when the vCPUs have parked.
+    /// The second half is done on the event loop that is in [`Machine::run`](super::run), once the last
+    /// vCPU has parked.
     pub fn pause(&self) {
         let mut phase = lock(&self.phase);
         if *phase == Phase::Running {
@@ -158,6 +143,7 @@ impl Machine {
         if *phase == Phase::Paused {
             self.each_device(|device| device.resume());
         }
+        log::info!("resumed");
         *phase = Phase::Running;
         self.vcpus.unpark();
         drop(phase);
@@ -190,6 +176,7 @@ impl Machine {
         }
         self.each_device(|device| device.quiesce());
         *phase = Phase::Paused;
+        log::info!("paused");
         drop(phase);
         self.changed.notify_all();
         true
@@ -241,69 +228,213 @@ impl Machine {
     }
 }
 
-/// A machine at a moment, for people and, by serde, for programs.
-#[derive(Debug, Clone, Serialize)]
-pub struct MachineState {
-    /// What it is doing.
-    pub phase: Phase,
-    /// Since it was set up, pauses included.
-    pub up: Duration,
-    /// RAM.
-    pub memory_bytes: u64,
-    /// In the order of their numbers.
-    pub vcpus: Vec<VcpuState>,
-    /// In the order of the board's list.
-    pub devices: Vec<DeviceState>,
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::thread::JoinHandle;
 
-/// A device at a moment.
-#[derive(Debug, Clone, Serialize)]
-pub struct DeviceState {
-    /// What the board calls it.
-    pub name: String,
-    /// Something is in flight.
-    pub busy: bool,
-    /// [`Lifecycle::state`].
-    pub state: Value,
-}
+    use serde_json::Value;
 
-impl DeviceState {
-    fn of(built: &Built) -> Self {
-        DeviceState {
-            name: built.name.clone(),
-            busy: built.device.busy(),
-            state: built.device.state(),
+    use super::super::vcpu::mailbox::{Mailbox, Resident};
+    use super::super::vcpu::state::Registers;
+    use super::*;
+    use crate::board::StateError;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    struct Nobody;
+
+    impl Resident for Nobody {
+        fn settle(&mut self) {}
+        fn registers(&mut self) -> Option<Registers> {
+            None
         }
+        fn before_parking(&mut self) {}
     }
-}
 
-/// What Ctrl-a c shows.
-impl fmt::Display for MachineState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, up for {:.1} s, {} vCPUs, {} MiB",
-            self.phase,
-            self.up.as_secs_f64(),
-            self.vcpus.len(),
-            self.memory_bytes >> 20
-        )?;
-        for vcpu in &self.vcpus {
-            write!(
-                f,
-                "\nvcpu{}: exits to user space: {} port, {} MMIO; ",
-                vcpu.index, vcpu.port_exits, vcpu.mmio_exits
-            )?;
-            let Some(registers) = &vcpu.registers else {
-                write!(f, "does not tell its registers")?;
-                continue;
-            };
-            match registers.activity {
-                Activity::Uninitialized => write!(f, "not started by the guest")?,
-                Activity::Halted => write!(f, "halted at {:#x}", registers.general.rip)?,
-                _ => write!(f, "at {:#x}", registers.general.rip)?,
+    /// A device that complains when it is told something while a vCPU runs, or in the wrong order.
+    #[derive(Default)]
+    struct Device {
+        vcpus_running: Arc<AtomicU32>,
+        quiet: AtomicBool,
+        busy_for: AtomicU32,
+        complaints: AtomicU32,
+    }
+
+    impl Device {
+        fn told(&self, quiet: bool) {
+            let running = self.vcpus_running.load(Ordering::SeqCst) != 0;
+            let twice = self.quiet.swap(quiet, Ordering::SeqCst) == quiet;
+            if running || twice {
+                self.complaints.fetch_add(1, Ordering::SeqCst);
             }
         }
-        Ok(())
+    }
+
+    impl Lifecycle for Device {
+        fn quiesce(&self) {
+            self.told(true);
+            self.busy_for.store(3, Ordering::SeqCst);
+        }
+        fn busy(&self) -> bool {
+            let left = self.busy_for.load(Ordering::SeqCst);
+            self.busy_for
+                .store(left.saturating_sub(1), Ordering::SeqCst);
+            left > 0
+        }
+        fn resume(&self) {
+            self.told(false);
+        }
+        fn state(&self) -> Value {
+            self.quiet.load(Ordering::SeqCst).into()
+        }
+        fn restore(&self, _state: &Value) -> Result<(), StateError> {
+            Ok(())
+        }
+    }
+
+    /// A machine without KVM, with threads for its vCPUs and its event loop.
+    struct Running {
+        machine: Arc<Machine>,
+        device: Arc<Device>,
+        threads: Vec<JoinHandle<()>>,
+    }
+
+    fn vcpu(mailbox: &Mailbox, machine: &Machine, running: &AtomicU32) {
+        let ended = || machine.exit.stopped();
+        loop {
+            if mailbox.wants_attention() && !mailbox.attend(&ended, &mut Nobody) {
+                return;
+            }
+            running.fetch_add(1, Ordering::SeqCst);
+            std::thread::yield_now();
+            running.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn start() -> Running {
+        let mailboxes = Arc::new(Mailboxes::new(3).unwrap());
+        let device = Arc::new(Device::default());
+        let exit = Arc::new(ExitBox::new().unwrap());
+        let devices = vec![Built {
+            name: "fake".into(),
+            device: device.clone(),
+        }];
+        let machine = Arc::new(Machine::of(mailboxes.clone(), exit, devices, 1 << 20));
+        let mut threads = Vec::new();
+        for mailbox in mailboxes.iter() {
+            let (mailbox, machine) = (mailbox.clone(), machine.clone());
+            let running = device.vcpus_running.clone();
+            threads.push(std::thread::spawn(move || {
+                vcpu(&mailbox, &machine, &running);
+            }));
+        }
+        let events = machine.clone();
+        threads.push(std::thread::spawn(move || {
+            while !events.exit.stopped() {
+                let mut poll = libc::pollfd {
+                    fd: events.all_parked_fd(),
+                    events: libc::POLLIN,
+                    revents: 0,
+                };
+                // SAFETY: one pollfd, valid for the call.
+                if unsafe { libc::poll(&raw mut poll, 1, 1) } == 1 {
+                    events.on_parked();
+                }
+            }
+        }));
+        Running {
+            machine,
+            device,
+            threads,
+        }
+    }
+
+    impl Running {
+        fn end(self) {
+            self.machine.end(Exit::Quit);
+            assert_eq!(self.machine.phase(), Phase::Ended);
+            for thread in self.threads {
+                thread.join().unwrap();
+            }
+            assert_eq!(self.device.complaints.load(Ordering::SeqCst), 0);
+        }
+    }
+
+    #[test]
+    fn devices_rest_while_the_vcpus_are_parked_and_at_no_other_time() {
+        let running = start();
+        let machine = &running.machine;
+        assert!(!machine.wait_paused(SOON), "nobody has asked for a pause");
+        for _ in 0..200 {
+            machine.pause();
+            machine.pause();
+            assert!(machine.wait_paused(SOON));
+            assert!(!running.device.busy(), "nothing is in flight");
+            assert_eq!(machine.phase(), Phase::Paused);
+            assert_eq!(running.device.vcpus_running.load(Ordering::SeqCst), 0);
+            machine.resume();
+            machine.resume();
+            assert_eq!(machine.phase(), Phase::Running);
+        }
+        running.end();
+    }
+
+    #[test]
+    fn pauses_and_resumes_may_come_from_anywhere_in_any_order() {
+        let running = start();
+        let machine = &running.machine;
+        std::thread::scope(|scope| {
+            for which in 0..3u32 {
+                scope.spawn(move || {
+                    for round in 0..1000u32 {
+                        match (round * 7 + which) % 5 {
+                            0 | 1 => machine.pause(),
+                            2 | 3 => machine.resume(),
+                            _ => drop(machine.toggle()),
+                        }
+                        if round % 16 == 0 {
+                            machine.wait_paused(Duration::from_millis(1));
+                        }
+                    }
+                });
+            }
+        });
+        machine.resume();
+        machine.pause();
+        assert!(machine.wait_paused(SOON));
+        running.end();
+    }
+
+    #[test]
+    fn the_state_is_json_in_every_phase() {
+        let running = start();
+        let machine = &running.machine;
+        let json = |phase: &str, quiet: bool| {
+            let state = serde_json::to_value(machine.state()).unwrap();
+            assert_eq!(state["phase"], phase);
+            assert_eq!(state["devices"][0]["state"], quiet);
+            assert_eq!(state["memory_bytes"], 1 << 20);
+            assert_eq!(state["vcpus"][2]["index"], 2);
+            assert_eq!(state["vcpus"][2]["parked"], quiet);
+        };
+        json("running", false);
+        machine.pause();
+        assert!(machine.wait_paused(SOON));
+        json("paused", true);
+        let shown = machine.state().to_string();
+        assert!(shown.starts_with("paused, up for "), "{shown}");
+        running.end();
+    }
+
+    #[test]
+    fn who_waits_for_a_pause_hears_of_the_end() {
+        let running = start();
+        running.machine.pause();
+        running.machine.end(Exit::Quit);
+        let before = Instant::now();
+        assert!(!running.machine.wait_paused(SOON));
+        assert!(before.elapsed() < SOON);
+        running.end();
     }
 }

@@ -9,7 +9,7 @@
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
 //! - [`rehearsal`]: whether it would start (`--dry-run`);
-//! - [`handle`]: the machine as others hold it: pause, go on, end, tell the state;
+//! - [`handle`]: the machine as others hold it: pause, go on, end, tell its [`state`];
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a
 //!   reset starts it again, and [`lasting`]: what stays;
 //! - [`vcpu`]: makes the vCPUs, beside the devices, and runs each on a thread: KVM_RUN, what each exit
@@ -36,6 +36,7 @@ pub mod report;
 pub mod run;
 pub mod session;
 pub mod signals;
+pub mod state;
 pub mod vcpu;
 
 pub use ending::Exit;

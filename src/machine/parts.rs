@@ -23,8 +23,8 @@ pub fn list(config: &VmConfig, disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
         Box::new(PciPart),
     ];
     parts.extend(disks.into_iter().map(|disk| Box::new(OnMmio(disk)) as _));
-    if let Some(wanted) = config.rng {
-        parts.push(Box::new(OnMmio(RngModel { wanted })));
+    if config.rng {
+        parts.push(Box::new(OnMmio(RngModel)));
     }
     parts
 }

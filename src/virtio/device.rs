@@ -21,11 +21,6 @@ pub trait Model: Send + Sync {
     /// How the guest's names for such devices go on.
     fn names(&self) -> Names;
 
-    /// Whether it was asked for; see [`Part::is_wanted`](crate::board::Part::is_wanted).
-    fn is_wanted(&self) -> bool {
-        true
-    }
-
     /// What the dry-run says of it; `name` is what the board calls it.
     fn describe(&self, name: &str) -> String;
 

@@ -19,10 +19,6 @@ impl<M: Model> Part for OnMmio<M> {
         Need::Page(self.0.names())
     }
 
-    fn is_wanted(&self) -> bool {
-        self.0.is_wanted()
-    }
-
     fn describe(&self, name: &str) -> String {
         self.0.describe(name)
     }

@@ -63,7 +63,11 @@ fn disks() {
         .flatten()
         .collect();
     let outcome = run(&[&["run", kernel(), "--dry-run"], &many[..]].concat());
-    refused(&outcome, USAGE, &["at most 16 disks"]);
+    refused(
+        &outcome,
+        USAGE,
+        &["no room for virtio-blk, vdq: ", "at most 16 devices"],
+    );
     assert_eq!(
         fs::read(good.path()).unwrap(),
         [0; 1024],

@@ -11,7 +11,7 @@ pub const HEADER: u64 = 0x20_3000;
 pub const STATUS: u64 = 0x20_3100;
 const TABLE: u64 = 0x20_4000;
 pub const DATA: u64 = 0x21_0000;
-const SIZE: u64 = 8;
+pub const SIZE: u64 = 8;
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -214,13 +214,18 @@ pub fn read_only() {
 /// As many requests in flight as the ring has entries; request `i` moves so many `bytes` at
 /// DATA + bytes * i, one after the other on the disk.
 pub fn burst(driver: &mut Driver, kind: u32, sector: u64, bytes: u64) {
+    scatter(driver, kind, bytes, |i| sector + i * (bytes / 512));
+}
+
+/// The same, with request `i` at any `sector`.
+pub fn scatter(driver: &mut Driver, kind: u32, bytes: u64, sector: impl Fn(u64) -> u64) {
     let write = if kind == 1 { 0 } else { WRITE };
     let mut i = 0;
     while i < SIZE {
         let (header, status, table) = (HEADER + i * 16, STATUS + i, TABLE + i * 48);
         write_u32(header, kind);
         write_u32(header + 4, 0);
-        write_u64(header + 8, sector + i * (bytes / 512));
+        write_u64(header + 8, sector(i));
         write_u8(status, 0xaa);
         desc(table, header, 16, NEXT, 1);
         desc(table + 16, DATA + i * bytes, bytes as u32, NEXT | write, 2);

@@ -10,6 +10,7 @@
 mod bench;
 mod block;
 mod io;
+mod pause;
 mod snapshot;
 mod user;
 
@@ -203,6 +204,9 @@ fn wish(line: &[u8]) -> &[u8] {
 
 extern "C" fn main() -> ! {
     let line = command_line();
+    if wish(line) == b"churn" {
+        pause::start_the_others();
+    }
     match wish(line) {
         b"entry" => entry(line),
         b"echo" => echo(),
@@ -222,7 +226,8 @@ extern "C" fn main() -> ! {
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
-        b"exits" | b"disk" | b"model" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
+        b"tick" => pause::tick(),
+        b"exits" | b"disk" | b"model" | b"churn" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
         b"ready" => {
             io::put(b'!');
             halt();
@@ -262,6 +267,10 @@ extern "C" fn measure() -> ! {
         b"exits" => bench::exits(line),
         b"model" => {
             snapshot::model(line);
+            power_off()
+        }
+        b"churn" => {
+            pause::churn();
             power_off()
         }
         _ => bench::disk(line),

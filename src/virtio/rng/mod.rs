@@ -28,18 +28,11 @@ const MAX_REQUEST_BYTES: usize = 4096;
 const BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// A source of random bytes, as it is planned.
-pub struct RngModel {
-    /// Somebody has asked for it.
-    pub wanted: bool,
-}
+pub struct RngModel;
 
 impl Model for RngModel {
     fn names(&self) -> Names {
         Names::Numbers("rng")
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.wanted
     }
 
     fn describe(&self, name: &str) -> String {

@@ -1,0 +1,106 @@
+//! What can be seen of a machine from outside: what it is doing, its vCPUs and its devices, at one moment.
+//!
+//! People read it at Ctrl-a c; programs get the same as JSON.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::vcpu::VcpuState;
+use super::vcpu::state::Activity;
+use crate::board::site::Built;
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Its vCPUs run, or are about to.
+    Running,
+    /// They have been told to park, and not all have.
+    Pausing,
+    /// All vCPUs are parked, and the devices take nothing new. Something may still be in flight.
+    Paused,
+    /// There is a reason to end, and nothing leads back.
+    Ended,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Running => "running",
+            Phase::Pausing => "pausing",
+            Phase::Paused => "paused",
+            Phase::Ended => "ended",
+        })
+    }
+}
+
+/// A machine at a moment, for people and, by serde, for programs.
+#[derive(Debug, Clone, Serialize)]
+pub struct MachineState {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Since it was set up, pauses included.
+    pub up: Duration,
+    /// RAM.
+    pub memory_bytes: u64,
+    /// In the order of their numbers.
+    pub vcpus: Vec<VcpuState>,
+    /// In the order of the board's list.
+    pub devices: Vec<DeviceState>,
+}
+
+/// A device at a moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceState {
+    /// What the board calls it.
+    pub name: String,
+    /// Something is in flight.
+    pub busy: bool,
+    /// [`Lifecycle::state`](crate::board::Lifecycle::state).
+    pub state: Value,
+}
+
+impl DeviceState {
+    /// What `built` tells of itself.
+    pub(super) fn of(built: &Built) -> Self {
+        DeviceState {
+            name: built.name.clone(),
+            busy: built.device.busy(),
+            state: built.device.state(),
+        }
+    }
+}
+
+/// What Ctrl-a c shows.
+impl fmt::Display for MachineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, up for {:.1} s, {} vCPUs, {} MiB",
+            self.phase,
+            self.up.as_secs_f64(),
+            self.vcpus.len(),
+            self.memory_bytes >> 20
+        )?;
+        for vcpu in &self.vcpus {
+            write!(
+                f,
+                "\nvcpu{}: exits to user space: {} port, {} MMIO; ",
+                vcpu.index, vcpu.port_exits, vcpu.mmio_exits
+            )?;
+            let Some(registers) = &vcpu.registers else {
+                write!(f, "does not tell its registers")?;
+                continue;
+            };
+            match registers.activity {
+                Activity::Uninitialized => write!(f, "not started by the guest")?,
+                Activity::Halted => write!(f, "halted at {:#x}", registers.general.rip)?,
+                _ => write!(f, "at {:#x}", registers.general.rip)?,
+            }
+        }
+        Ok(())
+    }
+}
