@@ -40,7 +40,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let ignored = ignored.or(missing.as_deref());
         for (way, test) in ways {
             let name = format!("{}_{way}", name.replace(' ', "_"));
-            trials.push(common::trial(name, ignored, move || test(image)));
+            trials.push(common::trials::trial(name, ignored, move || test(image)));
         }
     }
     let tests: [(&str, fn()); 5] = [
@@ -51,7 +51,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("with_reboot_it_starts_again_on_the_same_disk", starts_again),
     ];
     for (name, test) in tests {
-        trials.push(common::trial(name, ignored, test));
+        trials.push(common::trials::trial(name, ignored, test));
     }
     trials
 }

@@ -5,11 +5,10 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::trials::{exit_after, trials};
 use common::{guest, run};
-use libtest_mimic::Arguments;
 
 fn main() {
-    let args = Arguments::from_args();
     let there = common::has_program("xorriso");
     // The dry runs make a machine.
     let kvm = common::kvm().err();
@@ -27,8 +26,7 @@ fn main() {
         ("an_iso_without_a_kernel_is_one_clear_error", no_kernel),
         ("what_is_no_iso_is_one_clear_error", no_iso),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    exit_after(trials(missing, tests));
 }
 
 /// An ISO of `files`, as xorriso makes it with these options.

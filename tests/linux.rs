@@ -45,13 +45,15 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
                 let root = if disk { "root disk" } else { "initrd" };
                 let name = format!("{image}_{cpus}_cpus_{}", root.replace(' ', "_"));
                 let test = move || boots(image, cpus, disk);
-                trials.push(common::trial(name, ignored, test));
+                trials.push(common::trials::trial(name, ignored, test));
             }
         }
     }
     for image in ["bzImage.lz4", "bzImage.gz", "bzImage.xz", "bzImage.zst"] {
         let name = format!("{image}_unpacks_itself");
-        trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
+        trials.push(common::trials::trial(name, ignored, move || {
+            unpacks_itself(image)
+        }));
     }
     let tests: [(&str, fn()); 16] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
@@ -75,7 +77,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
     ];
     for (name, test) in tests {
-        trials.push(common::trial(name, ignored, test));
+        trials.push(common::trials::trial(name, ignored, test));
     }
     trials
 }

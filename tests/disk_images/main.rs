@@ -18,14 +18,13 @@ use std::time::{Duration, Instant};
 
 use bantam::storage::open;
 use bantam::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
+use common::trials::{exit_after, trials};
 use common::{Outcome, run, run_with};
-use libtest_mimic::Arguments;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const LEN: usize = 12 << 20;
 
 fn main() {
-    let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
     let tests: [(&str, fn()); 18] = [
@@ -66,8 +65,7 @@ fn main() {
         ),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    exit_after(trials(missing, tests));
 }
 
 struct Folder(tempfile::TempDir);
