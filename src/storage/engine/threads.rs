@@ -1,6 +1,7 @@
 //! Threads that do blocking calls, for images and hosts where io_uring cannot be had.
 //!
-//! Threads are made as requests pile up, up to a bound, and wait for more work after it.
+//! A thread is made when a request comes for which none is free, until there are as many as there may
+//! be. A thread that has done its work waits for more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -41,7 +42,7 @@ struct State {
     running: usize,
     /// Threads that wait for work.
     waiting: usize,
-    /// Somebody wants to be told of the next end.
+    /// The worker wants the event fd to tell of the next job that ends.
     armed: bool,
     quit: bool,
 }
@@ -65,7 +66,7 @@ impl Shared {
                 self.ended.fetch_add(1, Ordering::AcqRel);
                 if state.armed {
                     state.armed = false;
-                    // Fails only when it is readable already.
+                    // This fails only when the event fd is readable already, which is as good.
                     let _ = self.event.write(1);
                 }
                 if state.running == 0 && state.todo.is_empty() {
@@ -123,7 +124,7 @@ impl Engine for Threads {
     fn submit(&mut self, job: Job) {
         let mut state = self.shared.lock();
         state.todo.push_back(job);
-        // Somebody looks after this, until `rearm`.
+        // The worker looks for ended jobs by itself from now on, until it calls `rearm`.
         state.armed = false;
         let wanted = state.todo.len() > state.waiting;
         drop(state);
@@ -142,7 +143,7 @@ impl Engine for Threads {
     fn commit(&mut self) {}
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
-        // Not worth a lock for nothing.
+        // While nothing has ended, not even the lock has to be taken.
         if !self.ready() {
             return None;
         }
@@ -169,7 +170,7 @@ impl Engine for Threads {
 
     fn drain(&mut self) {
         let mut state = self.shared.lock();
-        // What no thread has taken yet is not begun any more.
+        // A job that no thread has taken yet is dropped.
         state.todo.clear();
         while state.running > 0 {
             state = self
