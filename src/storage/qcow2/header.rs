@@ -30,7 +30,8 @@ const LOOKED_AT: usize = 64 << 10;
 const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
 /// The longest L1 table that QEMU takes, in bytes.
 pub const MAX_L1_BYTES: u64 = 32 << 20;
-const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
+/// What to do with an image that may be damaged.
+pub const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 /// Incompatible features, by their bits, and what to do about them. Bit 2, an external data file,
 /// is refused by the one who opens.

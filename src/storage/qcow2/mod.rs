@@ -25,6 +25,7 @@ use imago::{FormatAccess, qcow2, raw};
 use crate::error::io_reason;
 use crate::storage::access::{open_file, take_lock};
 use crate::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
+use header::CHECK;
 
 /// How many images may rest on each other: an image, its backing file, that one's, and so on.
 const MAX_CHAIN: usize = 16;
@@ -301,8 +302,6 @@ impl BackingChain {
         }
     }
 }
-
-const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 fn damaged(path: &Path, reason: impl Into<String>, help: &str) -> OpenError {
     OpenError::Damaged {

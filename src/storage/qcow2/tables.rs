@@ -22,7 +22,7 @@ const MEND: &str =
 
 /// Where the refcount of a cluster is: `bits` of them, from bit `shift` of the byte at `offset` on.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct RefcountPlace {
     /// In the file, or in the block.
     pub offset: u64,
     /// How many bits it has.
@@ -187,7 +187,7 @@ impl<'a> Tables<'a> {
         };
         let end = clusters.min(first.saturating_add(per_block));
         for cluster in first..end {
-            let place = place(cluster.saturating_sub(first), order);
+            let place = refcount_place(cluster.saturating_sub(first), order);
             let width = (place.bits / 8).max(1) as usize;
             let at = place.offset as usize;
             let bytes = read.get(at..at.saturating_add(width)).unwrap_or_default();
@@ -201,10 +201,10 @@ impl<'a> Tables<'a> {
 }
 
 /// Where the count of the cluster with this number is in its block.
-pub fn place(number: u64, order: u32) -> Place {
+pub fn refcount_place(number: u64, order: u32) -> RefcountPlace {
     let bits = 1u32 << order;
     let bit = number.saturating_mul(bits.into());
-    Place {
+    RefcountPlace {
         offset: bit / 8,
         bits,
         shift: (bit % 8) as u32,

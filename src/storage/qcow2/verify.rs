@@ -24,7 +24,7 @@ use std::io;
 
 use super::counts::Use;
 use super::header::{Bitmaps, Fault, Layout, MAX_L1_BYTES, be32, be64};
-use super::tables::{Place, Tables, damaged, place, unreadable};
+use super::tables::{RefcountPlace, Tables, damaged, refcount_place, unreadable};
 use crate::storage::aligned::Buffer;
 
 /// The bounds that QEMU has for the table of snapshots and the directory of bitmaps, in bytes and in
@@ -49,7 +49,7 @@ const L2_RESERVED: u64 = !(OFFSET | COPIED | COMPRESSED | ZERO);
 /// Tables that are in use and count as free, as a machine leaves them that was killed between the
 /// two writes; each has to be counted before the image is written to.
 pub struct Uncounted {
-    places: Vec<Place>,
+    places: Vec<RefcountPlace>,
 }
 
 /// Walks the tables of the image in `file`, whose header has been checked.
@@ -353,8 +353,8 @@ impl Tables<'_> {
                 let table = usage == Use::Fixed || flagged;
                 if stored == 0 && named == 1 && table && block != 0 && cluster != 0 {
                     let first = index.saturating_mul(per_block);
-                    let within = place(cluster.saturating_sub(first), order);
-                    places.push(Place {
+                    let within = refcount_place(cluster.saturating_sub(first), order);
+                    places.push(RefcountPlace {
                         offset: block.saturating_add(within.offset),
                         ..within
                     });
