@@ -7,12 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bantam::machine::host::{Backend, backend};
-use common::bare::{self, ENGINES, all_ok, command_of, each, ring_word, says, wish};
+use common::bare::{self, ENGINES, all_ok, command_of, ring_word, says, wish};
+use common::trials::{each, exit_after, trials};
 use common::{Outcome, TempFile, bantam, guest, resident_kib, run, run_with};
-use libtest_mimic::Arguments;
 
 fn main() {
-    let args = Arguments::from_args();
     let missing = common::kvm().err();
     let missing = missing.as_deref();
     let tests: [(&str, fn()); 16] = [
@@ -33,9 +32,9 @@ fn main() {
         ("a_slow_reader_loses_nothing", slow_reader),
         ("a_closed_pipe_is_no_error", closed_pipe),
     ];
-    let mut trials = Vec::from(tests.map(|(name, test)| common::trial(name, missing, test)));
+    let mut trials = trials(missing, tests);
     let no_strace = (!common::has_program("strace")).then_some("strace is not installed");
-    trials.push(common::trial(
+    trials.push(common::trials::trial(
         "threads_that_the_host_refuses_are_an_error",
         missing.or(no_strace),
         no_threads,
@@ -77,7 +76,7 @@ fn main() {
         missing,
         time_limit,
     ));
-    libtest_mimic::run(&args, trials).exit();
+    exit_after(trials);
 }
 
 fn wish_of(image: &str, wish: &str, more: &[&str]) -> Outcome {

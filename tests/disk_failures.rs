@@ -7,12 +7,12 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use common::bare::{ENGINES, all_ok, at_work, each};
+use common::bare::{ENGINES, all_ok, at_work};
+use common::trials::{each, exit_after};
 use common::{TempFile, admin, end_of, guest, run, run_with, ulimit};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 
 fn main() {
-    let args = Arguments::from_args();
     let no_kvm = common::kvm().err();
     let (no_loop, no_mount) = (loop_device_missing(), Mount::new().err());
     let of_each_engine = |what: &str, test: fn(&'static str), missing: &Option<String>| {
@@ -34,7 +34,7 @@ fn main() {
     .into_iter()
     .flatten()
     .collect();
-    libtest_mimic::run(&args, trials).exit();
+    exit_after(trials);
 }
 
 /// Why no loop device can be made here.

@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use common::trials::{exit_after, trial};
 use common::{TempFile, bare, guest, run};
-use libtest_mimic::Arguments;
 
 const BLOCK: usize = 4096;
 const DISK_BYTES: u64 = 32 << 20;
 
 fn main() {
-    let args = Arguments::from_args();
     let missing = common::kvm().err();
     let runs = match std::env::var("BANTAM_SOAK") {
         Ok(_) => 200,
@@ -48,13 +47,13 @@ fn main() {
     ];
     let trials = kinds.map(|(name, format, options, cluster)| {
         let name = format!("{name}_keeps_what_was_flushed");
-        common::trial(name, missing.as_deref(), move || {
+        trial(name, missing.as_deref(), move || {
             let rounds = (0..runs).map(|round| once(format, options, cluster, round));
             let acknowledged: u64 = rounds.sum();
             assert!(acknowledged > 0, "nothing has ever been flushed");
         })
     });
-    libtest_mimic::run(&args, trials.into()).exit();
+    exit_after(trials.into());
 }
 
 /// Kills a machine once, and looks at its disk; how many flushes were acknowledged before.

@@ -5,6 +5,7 @@
 mod common;
 
 use common::linux::{contains, copy_of, exec, missing, path, run_vm, scratch};
+use common::trials::{each, trial};
 use common::{Outcome, lab};
 use libtest_mimic::Trial;
 
@@ -40,18 +41,26 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let ignored = ignored.or(missing.as_deref());
         for (way, test) in ways {
             let name = format!("{}_{way}", name.replace(' ', "_"));
-            trials.push(common::trial(name, ignored, move || test(image)));
+            trials.push(trial(name, ignored, move || test(image)));
         }
     }
-    let tests: [(&str, fn()); 5] = [
-        ("reboot_by_every_way_is_a_success", every_way),
-        ("a_panic_is_never_a_success", every_panic),
+    trials.extend(each("a_reboot_is_a_success_by", WAYS, ignored, reboots_by));
+    trials.extend(each(
+        "a_panic_is_never_a_success",
+        PANICS,
+        ignored,
+        panics_with,
+    ));
+    let tests: [(&str, fn()); 3] = [
         ("a_panic_is_told_by_pvpanic", pvpanic),
-        ("another_command_line_ends_as_well", other_command_line),
+        (
+            "a_reboot_is_a_success_with_another_command_line",
+            other_command_line,
+        ),
         ("with_reboot_it_starts_again_on_the_same_disk", starts_again),
     ];
     for (name, test) in tests {
-        trials.push(common::trial(name, ignored, test));
+        trials.push(trial(name, ignored, test));
     }
     trials
 }
@@ -91,26 +100,40 @@ fn panics(image: &str) {
     contains(&outcome.stderr, &["error: the guest's kernel panicked"]);
 }
 
-fn every_way() {
-    for (option, how) in [
-        ("", "ACPI reset register"),
+/// For the test's name, what makes Linux reboot so, and what is said of it.
+const WAYS: [(&str, (&str, &str)); 5] = [
+    ("acpi", ("", "ACPI reset register")),
+    (
+        "the_keyboard_controller",
         ("reboot=k", "keyboard controller"),
-        ("reboot=t", "triple fault"),
-        ("reboot=p", "port 0xcf9"),
-        ("reboot=b", "reset vector"),
-    ] {
-        let outcome = run_script("vmlinux", REBOOT, &[], &format!("quiet {option}"));
-        assert_eq!(outcome.code(), 0, "{option}: {outcome:?}");
-        contains(&outcome.stderr, &[how]);
-    }
+    ),
+    ("a_triple_fault", ("reboot=t", "triple fault")),
+    ("port_0xcf9", ("reboot=p", "port 0xcf9")),
+    ("the_reset_vector", ("reboot=b", "reset vector")),
+];
+
+fn reboots_by((option, how): (&'static str, &'static str)) {
+    let outcome = run_script("vmlinux", REBOOT, &[], &format!("quiet {option}"));
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    contains(&outcome.stderr, &[how]);
 }
 
 /// Whatever the command line makes of a panic, in a kernel that has not loaded pvpanic's driver.
-fn every_panic() {
-    for option in ["reboot=k", "reboot=t", "reboot=p", "reboot=w", "panic=1"] {
-        let outcome = run_script("stock/vmlinuz", PANIC, &[], option);
-        assert_eq!(outcome.code(), 4, "{option}: {outcome:?}");
-    }
+const PANICS: [(&str, [&str; 2]); 6] = [
+    ("with_reboot_k", ["--append", "reboot=k"]),
+    ("with_reboot_t", ["--append", "reboot=t"]),
+    ("with_reboot_p", ["--append", "reboot=p"]),
+    ("with_reboot_w", ["--append", "reboot=w"]),
+    ("with_panic_1", ["--append", "panic=1"]),
+    ("with_another_command_line", OTHER),
+];
+/// A command line of the user's own has none of the words that ours has.
+const OTHER: [&str; 2] = ["--cmdline", "console=ttyS0 panic=-1"];
+
+fn panics_with(words: [&'static str; 2]) {
+    let outcome = run_script("stock/vmlinuz", PANIC, &words, "");
+    assert_eq!(outcome.code(), 4, "{outcome:?}");
+    contains(&outcome.stdout, &["Kernel panic - not syncing"]);
 }
 
 fn pvpanic() {
@@ -119,14 +142,10 @@ fn pvpanic() {
     assert_eq!(outcome.code(), 4, "{outcome:?}");
 }
 
-/// A command line of the user's own has none of the words that ours has.
 fn other_command_line() {
-    let own = ["--cmdline", "console=ttyS0 panic=-1"];
-    let outcome = run_script("stock/vmlinuz", REBOOT, &own, "");
+    let outcome = run_script("stock/vmlinuz", REBOOT, &OTHER, "");
     assert_eq!(outcome.code(), 0, "{outcome:?}");
     contains(&outcome.stderr, &["reset vector"]);
-    let outcome = run_script("stock/vmlinuz", PANIC, &own, "");
-    assert_eq!(outcome.code(), 4, "{outcome:?}");
 }
 
 fn starts_again() {

@@ -12,12 +12,12 @@ use bantam::storage::engine::{Layered, Uring, check_uring, start};
 use bantam::storage::open;
 use bantam::storage::qcow2::manage;
 use bantam::storage::{Access, CacheMode, Engine, Image, IoBuffers, IoMode, Job, Overlay, Work};
-use libtest_mimic::Arguments;
+use common::Numbers;
+use common::trials::{exit_after, trial};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 fn main() {
-    let args = Arguments::from_args();
     let no_uring = check_uring().err().map(|why| format!("no io_uring: {why}"));
     let tests: [(&str, fn(), bool); 10] = [
         ("threads_do_raw_images", threads_do_raw_images, false),
@@ -40,27 +40,15 @@ fn main() {
         ("a_drain_ends_everything", a_drain_ends_everything, false),
     ];
     let trials = tests.map(|(name, test, needs_uring)| {
-        common::trial(name, no_uring.as_deref().filter(|_| needs_uring), test)
+        trial(name, no_uring.as_deref().filter(|_| needs_uring), test)
     });
-    libtest_mimic::run(&args, trials.into()).exit();
+    exit_after(trials.into());
 }
 
 const LEN: u64 = 4 << 20;
 const SLOTS: u16 = 32;
 /// Guest memory of one job.
 const ROOM: u64 = 128 << 10;
-
-/// A generator whose numbers are the same in each run (Marsaglia's xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// What a job was to do, and the bytes that it wrote or has to find.
 struct Expected {
@@ -224,7 +212,7 @@ fn exercise_overlay(path: &Path, access: Access, mode: IoMode, seed: u64) {
     let before = read_all(&*base.image);
     let overlay: Arc<dyn Image> = Arc::new(Overlay::over(base.image, path).unwrap());
     let disk = exercise_image(&overlay, before.clone(), mode, seed);
-    assert!(read_all(&*overlay) == disk);
+    assert!(read_all(&*overlay) == disk, "the overlay reads otherwise");
     drop(overlay);
     compare(path, access.format, &before);
 }
@@ -243,7 +231,10 @@ fn read_all(image: &dyn Image) -> Vec<u8> {
 /// The file, read by others, holds what was written.
 fn compare(path: &Path, format: Format, disk: &[u8]) {
     match format {
-        Format::Raw => assert!(std::fs::read(path).unwrap() == disk),
+        Format::Raw => assert!(
+            std::fs::read(path).unwrap() == disk,
+            "the file holds otherwise"
+        ),
         Format::Qcow2 => {
             // tests/disk_images has qemu-img read it.
             let access = Access {
@@ -252,7 +243,7 @@ fn compare(path: &Path, format: Format, disk: &[u8]) {
                 ..Access::default()
             };
             let again = open::open(path, access).unwrap();
-            assert!(read_all(&*again.image) == disk);
+            assert!(read_all(&*again.image) == disk, "the image holds otherwise");
         }
     }
 }
@@ -349,11 +340,11 @@ fn a_drain_ends_everything() {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let memory = Arc::new(memory);
     let overlay: Arc<dyn Image> = Arc::new(Overlay::over(image.clone(), file.path()).unwrap());
-    for (image, mode) in [
-        (&image, IoMode::Auto),
-        (&image, IoMode::Threads),
-        (&overlay, IoMode::Auto),
-        (&overlay, IoMode::Threads),
+    for (what, image, mode) in [
+        ("raw", &image, IoMode::Auto),
+        ("raw", &image, IoMode::Threads),
+        ("overlay", &overlay, IoMode::Auto),
+        ("overlay", &overlay, IoMode::Threads),
     ] {
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let mut engine = start(image, mode, SLOTS, 16, &event);
@@ -376,8 +367,8 @@ fn a_drain_ends_everything() {
         }
         engine.commit();
         engine.drain();
-        assert!(engine.complete().is_none(), "{mode:?}");
+        assert!(engine.complete().is_none(), "{what} {mode:?}");
         std::thread::sleep(Duration::from_millis(20));
-        assert!(engine.complete().is_none(), "{mode:?}: a late end");
+        assert!(engine.complete().is_none(), "{what} {mode:?}: a late end");
     }
 }

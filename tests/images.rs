@@ -8,12 +8,14 @@ use proptest::prelude::*;
 
 const MEMORY: u64 = 64 << 20;
 
-/// Opens, places and inspects; an accepted image lies in RAM, out of bytes that the file has.
-fn try_image(bytes: &[u8]) {
+/// Opens, places and inspects; an accepted image lies in RAM, out of bytes that the file has. Returns by
+/// how many protocols it can be entered.
+fn try_image(bytes: &[u8]) -> usize {
     let file = TempFile::new("image", bytes);
     let Ok(kernel) = Kernel::open(file.path()) else {
-        return;
+        return 0;
     };
+    let mut entries = 0;
     for choice in [
         ProtocolChoice::Auto,
         ProtocolChoice::Linux,
@@ -22,6 +24,7 @@ fn try_image(bytes: &[u8]) {
         let Ok(placement) = kernel.place(choice, MEMORY) else {
             continue;
         };
+        entries += 1;
         assert!(placement.end <= MEMORY);
         for segment in &placement.segments {
             assert!(segment.address >= 1 << 20);
@@ -31,6 +34,7 @@ fn try_image(bytes: &[u8]) {
         }
     }
     let _ = inspect::inspect(&kernel).text();
+    entries
 }
 
 fn changed(good: &[u8], changes: &[(usize, u8)], len: usize) -> Vec<u8> {
@@ -41,6 +45,22 @@ fn changed(good: &[u8], changes: &[(usize, u8)], len: usize) -> Vec<u8> {
     }
     image.truncate(len % (image.len() * 2));
     image
+}
+
+/// Without this, the tests below would pass if no image were ever accepted.
+#[test]
+fn images_that_are_not_changed_are_accepted() {
+    let elf = std::fs::read(guest::elf()).unwrap();
+    assert_eq!(
+        try_image(&elf),
+        3,
+        "an ELF file with a PVH note, by each protocol"
+    );
+    assert_eq!(
+        try_image(&guest::bzimage(true)),
+        2,
+        "a bzImage is never entered by PVH"
+    );
 }
 
 proptest! {

@@ -6,14 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Outcome, bantam, has_program, root, run_with};
-use libtest_mimic::Arguments;
-
-/// A name, why it cannot be run here, and the test.
-type Test = (&'static str, Option<String>, fn());
+use common::trials::{Test, exit_after, trials_of};
+use common::{Outcome, as_nobody, bantam, has_program, root, run_with};
 
 fn main() {
-    let args = Arguments::from_args();
     let without =
         |program: &str| (!has_program(program)).then(|| format!("{program} is not installed"));
     let make = without("make");
@@ -52,21 +48,11 @@ fn main() {
         ),
         ("cargo_install_installs_the_program", None, by_cargo),
     ];
-    let trials = tests
-        .into_iter()
-        .map(|(name, missing, test)| common::trial(name, missing.as_deref(), test))
-        .collect();
-    libtest_mimic::run(&args, trials).exit();
+    exit_after(trials_of(tests));
 }
 
-/// `make` in the project's folder, without what an outer make has told its children.
 fn make(words: &[&str]) -> Outcome {
-    let mut command = Command::new("make");
-    command.args(words).current_dir(root());
-    for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
-        command.env_remove(variable);
-    }
-    run_with(command, b"", Duration::from_secs(120))
+    run_with(common::make(words), b"", Duration::from_secs(120))
 }
 
 /// The program installed below a fresh folder, with the usual PREFIX; and that folder.
@@ -205,33 +191,12 @@ fn other_shells() {
     }
 }
 
-/// The program as a user who may write to nothing here.
-fn as_nobody(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args([
-            "--reuid",
-            "65534",
-            "--regid",
-            "65534",
-            "--clear-groups",
-            "--",
-        ])
-        .arg(program)
-        .current_dir("/")
-        .env("HOME", "/");
-    command
-}
-
-/// Why that cannot be tried.
+/// Why a user who may write to nothing here cannot be tried.
 fn nobody() -> Option<String> {
-    if common::admin("id", &["-u"]).as_deref() != Ok("0") {
-        return Some("only root can act as a user without rights".into());
+    if let Some(why) = common::nobody_missing() {
+        return Some(why);
     }
-    if !has_program("setpriv") {
-        return Some("setpriv is not installed".into());
-    }
-    let mut command = as_nobody("test");
+    let mut command = as_nobody(Path::new("test"));
     command.arg("-r").arg(root().join("resources/install"));
     let outcome = run_with(command, b"", Duration::from_secs(10));
     (!outcome.status.success()).then(|| "other users cannot read the project's folder".into())
@@ -240,7 +205,7 @@ fn nobody() -> Option<String> {
 fn refused() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = format!("PREFIX={}/deep/inside", folder.path().display());
-    let mut command = as_nobody("make");
+    let mut command = as_nobody(Path::new("make"));
     command.arg("-C").arg(root()).args(["install", &prefix]);
     command.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     let outcome = run_with(command, b"", Duration::from_secs(20));

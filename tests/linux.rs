@@ -12,6 +12,7 @@ use common::linux::{
     LIMIT, contains, copy_of, exec, missing, path, run_vm, scratch, script, succeeded,
 };
 use common::pty::Session;
+use common::trials::{each, trial};
 use common::{bantam, lab, run, run_with};
 use libtest_mimic::Trial;
 
@@ -45,15 +46,15 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
                 let root = if disk { "root disk" } else { "initrd" };
                 let name = format!("{image}_{cpus}_cpus_{}", root.replace(' ', "_"));
                 let test = move || boots(image, cpus, disk);
-                trials.push(common::trial(name, ignored, test));
+                trials.push(trial(name, ignored, test));
             }
         }
     }
     for image in ["bzImage.lz4", "bzImage.gz", "bzImage.xz", "bzImage.zst"] {
         let name = format!("{image}_unpacks_itself");
-        trials.push(common::trial(name, ignored, move || unpacks_itself(image)));
+        trials.push(trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 18] = [
+    let tests: [(&str, fn()); 17] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -61,24 +62,28 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("no_calibration_loop_runs", clocks),
         ("files_survive_a_remount_and_the_next_boot", ext4),
         ("disks_come_in_order_with_serial_and_ro", disks),
-        (
-            "every_kind_of_disk_holds_a_root_file_system",
-            kinds_of_disks,
-        ),
         ("the_machine_has_a_number_and_credentials", smbios),
         ("discarded_space_comes_back", trim),
-        ("a_snapshot_is_a_root_disk_that_forgets", snapshot),
         ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
         ("sigterm_powers_the_guest_off", sigterm),
         ("a_pause_is_no_lockup_to_the_guest", pause),
-        ("a_shell_is_typed_at_through_a_terminal", shell),
+        ("ctrl_a_x_ends_a_shell_on_a_terminal", shell_quit),
+        ("ctrl_c_is_for_what_a_shell_runs", shell_jobs),
         ("a_pipe_feeds_the_shell", piped_shell),
         ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
     ];
     for (name, test) in tests {
-        trials.push(common::trial(name, ignored, test));
+        trials.push(trial(name, ignored, test));
     }
+    let name = "a_root_file_system_is_on";
+    trials.extend(each(name, DISKS, ignored, kind_of_disk));
+    let snapshots = [
+        ("raw", ("raw", ",queues=2,iothread")),
+        ("qcow2", ("qcow2", "")),
+    ];
+    let name = "a_snapshot_is_a_root_disk_that_forgets";
+    trials.extend(each(name, snapshots, ignored, snapshot));
     trials
 }
 
@@ -292,32 +297,37 @@ dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>/dev/null || echo refused",
     );
 }
 
-fn kinds_of_disks() {
-    let folder = scratch();
-    for (format, options, queues) in [
-        ("qcow2", "", 1),
-        ("qcow2", ",iothread", 1),
+/// Format, options, and how many queues Linux sees.
+type Disk = (&'static str, &'static str, u32);
+
+const DISKS: [(&str, Disk); 4] = [
+    ("qcow2", ("qcow2", "", 1)),
+    ("qcow2_with_an_io_thread", ("qcow2", ",iothread", 1)),
+    (
+        "two_queues_with_io_threads",
         ("raw", ",queues=2,iothread", 2),
-        ("raw", ",queues=2,io=threads", 2),
-    ] {
-        let disk = folder.path().join("disk");
-        let disk = disk.to_str().unwrap();
-        let root = path("root.ext4");
-        let made = run(&["image", "convert", "-O", format, &root, disk]);
-        assert_eq!(made.code(), 0, "{made:?}");
-        let disk_arg = format!("{disk},format={format}{options}");
-        let kernel = path("vmlinux");
-        let args = [kernel.as_str(), "--cpus", "2", "--disk", &disk_arg];
-        let first = "ls /sys/block/vda/mq | wc -w; cat /sys/block/vda/queue/physical_block_size
+    ),
+    ("two_queues_by_threads", ("raw", ",queues=2,io=threads", 2)),
+];
+
+fn kind_of_disk((format, options, queues): Disk) {
+    let folder = scratch();
+    let disk = folder.path().join("disk");
+    let disk = disk.to_str().unwrap();
+    let root = path("root.ext4");
+    let made = run(&["image", "convert", "-O", format, &root, disk]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    let disk_arg = format!("{disk},format={format}{options}");
+    let kernel = path("vmlinux");
+    let args = [kernel.as_str(), "--cpus", "2", "--disk", &disk_arg];
+    let first = "ls /sys/block/vda/mq | wc -w; cat /sys/block/vda/queue/physical_block_size
 dd if=/dev/urandom of=/big bs=64k count=48 2>/dev/null && md5sum /big >/sum && echo written";
-        let out = succeeded(&run_vm(&args, &exec(first)));
-        contains(&out, &[&format!("\n{queues}\n4096\n"), "written"]);
-        let out = succeeded(&run_vm(&args, &exec("md5sum -c /sum; rm /big")));
-        contains(&out, &["big: OK"]);
-        let info = run(&["image", "info", "-f", format, disk]);
-        assert_eq!(info.code(), 0, "{info:?}");
-        std::fs::remove_file(disk).unwrap();
-    }
+    let out = succeeded(&run_vm(&args, &exec(first)));
+    contains(&out, &[&format!("\n{queues}\n4096\n"), "written"]);
+    let out = succeeded(&run_vm(&args, &exec("md5sum -c /sum; rm /big")));
+    contains(&out, &["big: OK"]);
+    let info = run(&["image", "info", "-f", format, disk]);
+    assert_eq!(info.code(), 0, "{info:?}");
 }
 
 fn trim() {
@@ -336,41 +346,31 @@ fn trim() {
     assert!(after.blocks() + 16384 <= before, "8 MiB came back");
 }
 
-fn snapshot() {
+fn snapshot((format, options): (&'static str, &'static str)) {
     let folder = scratch();
-    let root = path("root.ext4");
     let sum = |file: &str| {
         let out = Command::new("sha256sum").arg(file).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).unwrap()
     };
-    for (format, options) in [("raw", ",queues=2,iothread"), ("qcow2", "")] {
-        let disk = folder.path().join(format!("root.{format}"));
-        let disk = disk.to_str().unwrap();
-        let made = run(&["image", "convert", "-O", format, &root, disk]);
-        assert_eq!(made.code(), 0, "{made:?}");
-        let before = sum(disk);
-        // The first life is not ended cleanly: the second finds what it has written, and mends it.
-        let text = "if [ -e /big ]; then md5sum -c /sum && rm /big && fstrim / && df / && echo lived on
+    let disk = folder.path().join(format!("root.{format}"));
+    let disk = disk.to_str().unwrap();
+    let root = path("root.ext4");
+    let made = run(&["image", "convert", "-O", format, &root, disk]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    let before = sum(disk);
+    // The first life is not ended cleanly: the second finds what it has written, and mends it.
+    let text = "if [ -e /big ]; then md5sum -c /sum && rm /big && fstrim / && df / && echo lived on
 else dd if=/dev/urandom of=/big bs=64k count=64 && md5sum /big >/sum && sync && echo written && busybox reboot -f; sleep 60; fi";
-        let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot{options}"));
-        let args = [
-            kernel.as_str(),
-            "--cpus",
-            "2",
-            "--disk",
-            &disk_arg,
-            "--reboot",
-        ];
-        let out = succeeded(&run_vm(&args, &exec(text)));
-        contains(
-            &out,
-            &["written", "recovery complete", "big: OK", "lived on"],
-        );
-        assert_eq!(sum(disk), before, "{format}: the image has changed");
-        let out = succeeded(&run_vm(&args, &exec("[ ! -e /big ] && echo forgotten")));
-        contains(&out, &["forgotten"]);
-        assert_eq!(sum(disk), before, "{format}: the image has changed");
-    }
+    let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot{options}"));
+    let args = [&kernel, "--cpus", "2", "--disk", &disk_arg, "--reboot"];
+    let out = succeeded(&run_vm(&args, &exec(text)));
+    let words = ["written", "recovery complete", "big: OK", "lived on"];
+    contains(&out, &words);
+    assert_eq!(sum(disk), before, "the image has changed");
+    let out = succeeded(&run_vm(&args, &exec("[ ! -e /big ] && echo forgotten")));
+    contains(&out, &["forgotten"]);
+    assert_eq!(sum(disk), before, "the image has changed");
 }
 
 fn iso() {
@@ -477,43 +477,40 @@ fn sigterm() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("waiting")));
-    // SAFETY: a signal to a child that has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    common::signal(&child, libc::SIGTERM);
     let rest = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
     let status = common::wait(&mut child, Duration::from_secs(30)).expect("it ends");
     assert_eq!(status.code(), Some(0), "{:?}", rest.join());
 }
 
-fn shell() {
+/// A shell of the test kernel that answers on a terminal.
+fn shell() -> Session {
     let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
-    let start = || {
-        let mut session = Session::start(&[
-            &kernel,
-            "--initrd",
-            &initrd,
-            "--append",
-            "quiet",
-            "--time-limit",
-            LIMIT,
-        ]);
-        session.patience = Duration::from_secs(60);
-        session.expect(":/# ");
-        session.send(b"echo $((6*7)).\r");
-        session.expect("42.");
-        session
-    };
-    let mut session = start();
+    let words = [&kernel, "--initrd", &initrd, "--append", "quiet"];
+    let mut session = Session::start(&[&words[..], &["--time-limit", LIMIT]].concat());
+    session.patience = Duration::from_secs(60);
+    session.expect(":/# ");
+    session.send(b"echo $((6*7)).\r");
+    session.expect("42.");
+    session
+}
+
+fn shell_quit() {
+    let mut session = shell();
     session.send(b"\x01x");
-    assert_eq!(session.finish().code(), Some(0), "Ctrl-a x");
-    let mut session = start();
-    // Job control: Ctrl-c ends what runs in the guest, not the machine.
+    assert_eq!(session.finish().code(), Some(0), "{}", session.seen());
+}
+
+/// Job control: Ctrl-c ends what runs in the guest, not the machine.
+fn shell_jobs() {
+    let mut session = shell();
     session.send(b"sleep 1000\r");
     std::thread::sleep(Duration::from_secs(1));
     session.send(b"\x03");
     session.send(b"echo after=$?.\r");
     session.expect("after=130.");
     session.send(b"poweroff\r");
-    assert_eq!(session.finish().code(), Some(0), "poweroff");
+    assert_eq!(session.finish().code(), Some(0), "{}", session.seen());
 }
 
 fn piped_shell() {

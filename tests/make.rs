@@ -10,15 +10,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Outcome, bantam, has_program, root, run_with};
-use libtest_mimic::Arguments;
-
-/// A name, why it cannot be run here, and the test.
-type Test = (&'static str, Option<String>, fn());
+use common::trials::{Test, exit_after, trials_of};
+use common::{Outcome, bantam, has_program, make, root, run_with};
 
 fn main() {
-    let args = Arguments::from_args();
-    let make = (!has_program("make")).then(|| "make is not installed".to_owned());
+    let no_make = (!has_program("make")).then(|| "make is not installed".to_owned());
     let guest = complaint(script("resources/setup").args(["--check", "guest"]));
     let lab = complaint(script("resources/setup").args(["--check", "lab"])).or_else(|| {
         complaint(script("resources/guest/build.sh").args(["--fresh", "lab-stock"])).map(|_| {
@@ -26,15 +22,15 @@ fn main() {
         })
     });
     let tests: [Test; 8] = [
-        ("make_help_lists_each_target", make.clone(), help),
+        ("make_help_lists_each_target", no_make.clone(), help),
         (
             "make_build_names_what_is_missing_and_installs_nothing",
-            make.clone(),
+            no_make.clone(),
             build_installs_nothing,
         ),
         (
             "the_start_row_needs_no_kernel_and_compiles_none",
-            make.clone(),
+            no_make.clone(),
             bench_start,
         ),
         (
@@ -59,11 +55,7 @@ fn main() {
         ),
         ("the_lab_starts_from_debians_kernel", lab, lab_of_debian),
     ];
-    let trials = tests
-        .into_iter()
-        .map(|(name, missing, test)| common::trial(name, missing.as_deref(), test))
-        .collect();
-    libtest_mimic::run(&args, trials).exit();
+    exit_after(trials_of(tests));
 }
 
 fn script(path: &str) -> Command {
@@ -76,16 +68,6 @@ fn script(path: &str) -> Command {
 fn complaint(command: &mut Command) -> Option<String> {
     let out = command.output().unwrap();
     (!out.status.success()).then(|| String::from_utf8_lossy(&out.stderr).trim().to_owned())
-}
-
-/// `make` in the project's folder, without what an outer make has told its children.
-fn make(words: &[&str]) -> Command {
-    let mut command = Command::new("make");
-    command.args(words).current_dir(root());
-    for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
-        command.env_remove(variable);
-    }
-    command
 }
 
 fn run(command: Command) -> Outcome {

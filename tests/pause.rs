@@ -3,15 +3,6 @@
 //!
 //! The guests are in `tests/guests/pause.rs`. What a pause means to a Linux is in `tests/linux.rs`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use std::collections::HashMap;
@@ -34,6 +25,7 @@ use bantam::machine::host::{Backend, backend};
 use bantam::machine::vcpu::step::Vcpu;
 use bantam::machine::vcpu::{Mailboxes, Shared, kick};
 use common::pty::Session;
+use common::trials::trial;
 use common::{bantam, guest, run};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::Kvm;
@@ -63,7 +55,7 @@ fn main() {
     let mut trials = Vec::new();
     for (name, format, options, cpus) in kinds {
         let name = format!("{name}_loses_nothing_by_pauses");
-        trials.push(common::trial(name, missing.as_deref(), move || {
+        trials.push(trial(name, missing.as_deref(), move || {
             disk(format, options, cpus);
         }));
     }
@@ -83,7 +75,7 @@ fn main() {
         ("an_end_is_heard_whatever_a_pause_is_doing", ends),
     ];
     for (name, test) in tests {
-        trials.push(common::trial(name, missing.as_deref(), test));
+        trials.push(trial(name, missing.as_deref(), test));
     }
     libtest_mimic::run(&args, trials).exit();
 }

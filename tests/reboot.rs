@@ -5,23 +5,32 @@ mod common;
 use std::time::Duration;
 
 use common::pty::Session;
-use common::{Outcome, guest, run};
-use libtest_mimic::Arguments;
+use common::trials::{each, exit_after, trials};
+use common::{Outcome, guest, resident_kib, run};
 
 fn main() {
-    let args = Arguments::from_args();
     let missing = common::kvm().err();
+    let missing = missing.as_deref();
     let tests: [(&str, fn()); 7] = [
         ("each_life_has_empty_memory_and_the_same_terminal", lives),
+        (
+            "each_life_has_empty_memory_that_is_shared_too",
+            lives_shared,
+        ),
         ("without_it_a_reset_is_the_end", ends),
         ("ctrl_a_x_ends_a_guest_that_resets_without_end", quit),
         ("the_time_limit_is_for_all_lives_together", time_limit),
         ("sigterm_ends_a_guest_that_resets_without_end", sigterm),
-        ("crashes_and_panics_do_not_start_again", crashes),
         ("lives_do_not_add_up", growth),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    let mut trials = trials(missing, tests);
+    let crashes = [
+        ("a_triple_fault", "triple-fault"),
+        ("a_panic", "panic"),
+        ("a_warm_reset_of_a_panic", "warm-reset"),
+    ];
+    trials.extend(each("nothing_starts_again_after", crashes, missing, crash));
+    exit_after(trials);
 }
 
 fn machine(wish: &str, args: &[&str]) -> Vec<String> {
@@ -47,10 +56,10 @@ fn to_its_end(wish: &str, args: &[&str]) -> Outcome {
 
 fn lives() {
     let mut session = on_terminal("lives", &["--reboot", "--time-limit", "60s"]);
-    for backing in 0..3 {
+    for life in 0..3 {
         session.expect("memory 0x0.");
         session.forget();
-        assert!(session.is_raw(), "life {backing}");
+        assert!(session.is_raw(), "life {life}");
         session.send(b"ab");
         session.expect("ab");
         session.send(b"r");
@@ -58,7 +67,9 @@ fn lives() {
     session.expect("memory 0x0.");
     session.send(b"q");
     assert_eq!(session.finish().code(), Some(0));
+}
 
+fn lives_shared() {
     let shared = [
         "--reboot",
         "--memory-backing",
@@ -78,6 +89,7 @@ fn lives() {
 fn ends() {
     let outcome = to_its_end("acpi-reset", &["-v"]);
     assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(outcome.stderr.contains("asked for a reset"), "{outcome:?}");
     assert!(!outcome.stderr.contains("starting again"), "{outcome:?}");
 }
 
@@ -103,18 +115,15 @@ fn time_limit() {
 fn sigterm() {
     let mut session = on_terminal("acpi-reset", &["--reboot", "-v", "--time-limit", "60s"]);
     session.expect("starting again");
-    // SAFETY: a signal to a child that has not been waited for.
-    unsafe { libc::kill(session.child.id() as i32, libc::SIGTERM) };
+    common::signal(&session.child, libc::SIGTERM);
     let code = session.finish().code();
     assert!(matches!(code, Some(0 | 5)), "{code:?}");
 }
 
-fn crashes() {
-    for wish in ["triple-fault", "panic", "warm-reset"] {
-        let outcome = to_its_end(wish, &["--reboot", "-v", "--time-limit", "30s"]);
-        assert_eq!(outcome.code(), 4, "{wish}: {outcome:?}");
-        assert!(!outcome.stderr.contains("starting again"), "{outcome:?}");
-    }
+fn crash(wish: &str) {
+    let outcome = to_its_end(wish, &["--reboot", "-v", "--time-limit", "30s"]);
+    assert_eq!(outcome.code(), 4, "{outcome:?}");
+    assert!(!outcome.stderr.contains("starting again"), "{outcome:?}");
 }
 
 /// Descriptors, threads and memory of a process that has seen many lives are those of the first.
@@ -126,12 +135,6 @@ fn growth() {
             .unwrap()
             .count()
     };
-    let resident = || -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let words = line.unwrap().split_whitespace().nth(1);
-        words.unwrap().parse().unwrap()
-    };
     let most = |session: &mut Session| {
         let (mut fds, mut threads, mut memory) = (0, 0, 0);
         for _ in 0..20 {
@@ -140,7 +143,7 @@ fn growth() {
             std::thread::sleep(Duration::from_millis(3));
             fds = fds.max(count("fd"));
             threads = threads.max(count("task"));
-            memory = memory.max(resident());
+            memory = memory.max(resident_kib(id));
         }
         (fds, threads, memory)
     };

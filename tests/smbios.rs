@@ -1,18 +1,10 @@
 //! The SMBIOS tables as another program reads them: dmidecode, which knows the specification and
 //! complains of what does not follow it. That Linux finds them is tested in tests/linux.rs.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
-
 mod common;
 
 use bantam::arch::x86_64::smbios::{Identity, image};
+use common::trials::trial;
 use common::{TempFile, admin};
 use libtest_mimic::Arguments;
 use uuid::Uuid;
@@ -24,7 +16,7 @@ fn main() {
         ("dmidecode_reads_back_what_was_said", read_back),
         ("dmidecode_finds_no_fault_with_many_strings", many_strings),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
+    let trials = tests.map(|(name, test)| trial(name, missing, test));
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit()
 }
 

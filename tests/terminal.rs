@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::pty::Session;
+use common::trials::{each, exit_after, trials};
 use common::{bantam, guest};
-use libtest_mimic::Arguments;
 
 fn main() {
-    let args = Arguments::from_args();
     let missing = common::kvm().err();
-    let tests: [(&str, fn()); 9] = [
+    let missing = missing.as_deref();
+    let tests: [(&str, fn()); 7] = [
         ("keys_reach_the_guest_one_by_one", keys),
         ("ctrl_a_x_ends_the_machine", quit),
         (
@@ -24,15 +24,32 @@ fn main() {
         ("ctrl_a_x_works_with_a_guest_that_does_not_read", deaf),
         ("a_long_paste_arrives_whole", paste),
         ("ctrl_c_goes_to_the_guest", ctrl_c),
-        ("the_terminal_comes_back_after_signals", signals),
-        (
-            "the_terminal_comes_back_after_a_crash_of_the_vmm",
-            vmm_crash,
-        ),
         ("the_pty_console_can_be_opened_by_its_name", pty_console),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing.as_deref(), test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    let mut trials = trials(missing, tests);
+    let ends = [
+        ("sigterm", libc::SIGTERM),
+        ("sigint", libc::SIGINT),
+        ("sighup", libc::SIGHUP),
+    ];
+    trials.extend(each(
+        "the_terminal_comes_back_after",
+        ends,
+        missing,
+        signals,
+    ));
+    let crashes = [
+        ("sigsegv", libc::SIGSEGV),
+        ("sigabrt", libc::SIGABRT),
+        ("sigbus", libc::SIGBUS),
+    ];
+    trials.extend(each(
+        "the_terminal_comes_back_after",
+        crashes,
+        missing,
+        vmm_crash,
+    ));
+    exit_after(trials);
 }
 
 /// The bare-metal guest on a terminal.
@@ -125,31 +142,27 @@ fn ctrl_c() {
     session.finish().is(0);
 }
 
-fn signals() {
-    for (signal, code) in [(libc::SIGTERM, 5), (libc::SIGINT, 5), (libc::SIGHUP, 5)] {
-        let mut session = on_terminal("echo");
-        session.expect("echo");
-        for _ in 0..2 {
-            // SAFETY: a signal to a child that has not been waited for.
-            unsafe { libc::kill(session.child.id() as i32, signal) };
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        session.finish().is(code);
+/// The first asks the guest to power off, which it does not; the second ends the machine.
+fn signals(signal: i32) {
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    assert!(session.is_raw());
+    for _ in 0..2 {
+        common::signal(&session.child, signal);
+        std::thread::sleep(Duration::from_millis(200));
     }
+    session.finish().is(5);
 }
 
-/// Signals that end a process on the spot.
-fn vmm_crash() {
+/// A signal that ends a process on the spot.
+fn vmm_crash(signal: i32) {
     use std::os::unix::process::ExitStatusExt;
-    for signal in [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS] {
-        let mut session = on_terminal("echo");
-        session.expect("echo");
-        assert!(session.is_raw());
-        // SAFETY: a signal to a child that has not been waited for.
-        unsafe { libc::kill(session.child.id() as i32, signal) };
-        let status = session.finish();
-        assert_eq!(status.signal(), Some(signal), "the signal is not swallowed");
-    }
+    let mut session = on_terminal("echo");
+    session.expect("echo");
+    assert!(session.is_raw());
+    common::signal(&session.child, signal);
+    let status = session.finish();
+    assert_eq!(status.signal(), Some(signal), "the signal is not swallowed");
 }
 
 fn pty_console() {

@@ -13,7 +13,7 @@ pub const MAX_SEGMENTS_PER_CALL: usize = 1024;
 /// Guest memory ranges, in order, for one transfer.
 ///
 /// Owns a reference to the guest's memory, so the pointers stay mapped as long as it lives, and is
-/// meant to be kept and [cleared](IoBuffers::clear) from request to request: no allocation then.
+/// meant to be kept and [cleared](IoBuffers::clear) from request to request, so that no request allocates.
 pub struct IoBuffers {
     memory: Arc<GuestMemoryMmap>,
     segments: Vec<libc::iovec>,
@@ -24,7 +24,7 @@ pub struct IoBuffers {
     bounce: Option<Bounce>,
 }
 
-/// Stands in for guest memory that direct I/O cannot use.
+/// A buffer of ours that is used instead of guest memory which direct I/O cannot use.
 struct Bounce {
     memory: *mut u8,
     layout: Layout,
@@ -56,7 +56,7 @@ impl IoBuffers {
         }
     }
 
-    /// Forgets all ranges, keeps the allocation.
+    /// Forgets all ranges, and keeps the allocation for the next ones.
     pub fn clear(&mut self) {
         self.segments.clear();
         self.next = 0;
@@ -111,7 +111,7 @@ impl IoBuffers {
         Ok(())
     }
 
-    /// Ends a use of [`IoBuffers::align`]; `keep` copies what was read to where the guest wants it.
+    /// Ends a use of [`IoBuffers::align`]. With `keep`, what was read is copied to where the guest wants it.
     pub fn restore(&mut self, keep: bool) {
         let Some(bounce) = self.bounce.take() else {
             return;
@@ -144,7 +144,7 @@ impl IoBuffers {
             self.bytes = self.bytes.saturating_add(u64::from(len));
             return true;
         }
-        // Not all of it in one region, or not RAM.
+        // Some of it is no RAM, or it lies in two regions.
         let before = self.segments.len();
         for slice in self.memory.get_slices(addr, len as usize) {
             let Ok(slice) = slice else {

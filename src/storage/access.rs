@@ -23,8 +23,8 @@ pub enum CacheMode {
 pub struct Access {
     /// What is in the file.
     pub format: Format,
-    /// Nobody has said the format: it comes from the name. What the content or the name says against
-    /// it is an error then.
+    /// The user has not said the format, so it comes from the name. Then it is an error if the content or
+    /// the name speaks against it.
     pub guessed: bool,
     /// Not to be written.
     pub read_only: bool,
@@ -32,7 +32,7 @@ pub struct Access {
     pub cache: CacheMode,
     /// A qcow2 image may have a backing file.
     pub backing: bool,
-    /// Everything as for use, but nothing in the image is touched (`--dry-run`).
+    /// All is done that a start would do, but nothing in the image is touched (`--dry-run`).
     pub look_only: bool,
 }
 
@@ -81,7 +81,7 @@ pub fn open_file(path: &Path, access: Access) -> Result<File, OpenError> {
         })
 }
 
-/// Keeps others away as far as `read_only` allows them.
+/// Locks the image in `file`: for a reader, others may read it as well; for a writer, nobody may.
 ///
 /// # Errors
 /// [`OpenError::Locked`].
@@ -97,7 +97,8 @@ pub fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenEr
             pids: lock::holders(file),
             read_only,
         }),
-        // A file system without locks (some network and FUSE ones): the user knows.
+        // Some network and FUSE file systems have no locks. The machine starts all the same, and a warning
+        // says what is missing.
         Err(error) => {
             log::warn!(
                 "disk {}: no lock could be taken ({error}); nothing keeps a second writer away",

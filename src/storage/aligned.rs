@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// A multiple of what direct I/O wants on every device that is known.
+/// Direct I/O is content with multiples of this on every device that is known.
 const BLOCK: usize = 4096;
 
 /// Memory for reads, used again for the next one.
@@ -70,7 +70,7 @@ impl Buffer {
         let skip = (offset % BLOCK as u64) as usize;
         let at = offset.saturating_sub(skip as u64);
         let end = skip.saturating_add(len);
-        // Leaves the blocks in memory from an address on that direct I/O takes.
+        // After this read the whole blocks are in memory, at an address that direct I/O takes.
         let there = self.read(file, at, end.next_multiple_of(BLOCK))?.len();
         let start = self.memory.as_ptr().align_offset(BLOCK).min(BLOCK);
         let blocks = self.memory.get_mut(start..).unwrap_or_default();

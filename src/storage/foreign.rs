@@ -48,9 +48,9 @@ pub struct Foreign {
     way: Way,
 }
 
-/// How much of the beginning is looked at: all [`Mark`]s lie in it.
+/// How much of a file's beginning is looked at. All [`Mark`]s at the beginning lie in it.
 const HEAD: usize = 1024;
-/// And of the end.
+/// How much of its end is looked at.
 const TAIL: u64 = 512;
 
 use Mark::{At, BeforeEnd, Text};
@@ -237,7 +237,7 @@ static FORMATS: &[Foreign] = &[
 /// Those of the host.
 pub fn by_content(file: &File, len: u64) -> io::Result<Option<&'static Foreign>> {
     let head = aligned::read(file, 0, HEAD)?;
-    // The end of a qcow2 image is a guest's data, and may be the end of a VHD image that it keeps.
+    // The end of a qcow2 image is data of a guest's, who may keep a VHD image there. It says nothing.
     let tail = match head.starts_with(QCOW2_MAGIC) {
         true => Vec::new(),
         false => aligned::read(file, len.saturating_sub(TAIL), TAIL as usize)?,

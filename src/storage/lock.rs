@@ -50,7 +50,8 @@ pub fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
                     return Ok(false);
                 }
             }
-            // Last, as with QEMU: of two that come at the same time, at least one sees the other.
+            // The look at the others comes last, as it does in QEMU: each has its own lock by then, so of
+            // two that come at the same time at least one sees the other.
             for byte in QEMU_USES {
                 if is_held(file, byte)? {
                     set(file, libc::F_UNLCK, 0, 0)?;

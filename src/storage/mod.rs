@@ -12,7 +12,7 @@
 //!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
 //! - [`IoBuffers`](crate::memory::buffers): guest memory as the kernel wants it; nothing is copied on the way;
-//! - [`format`]: which formats of images there are; [`access`], [`open`]: from a path to an image;
+//! - [`mod@format`]: which formats of images there are; [`access`], [`open`]: from a path to an image;
 //!   [`foreign`]: what is refused there, as it is no disk of ours.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.

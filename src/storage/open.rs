@@ -50,8 +50,8 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
         return Err(OpenError::Empty { path: path.into() });
     }
     let identity = identity_of(&locked).map_err(refused)?;
-    // Opened again for the requests: io_uring keeps its files for a moment after a process has
-    // died, when all of its requests have ended already, and the lock must not stay with them.
+    // The file is opened a second time, for the requests. io_uring keeps its files for a moment after a
+    // process has died and all of its requests have ended, and the lock must not stay held for that long.
     let only_read = Access {
         read_only: access.read_only || access.look_only,
         ..access
@@ -105,7 +105,7 @@ pub fn check_content(file: &File, path: &Path, len: u64, access: Access) -> Resu
                 named: true,
             }),
         },
-        // What is wrong with it, its header tells.
+        // If this is no qcow2 image, the reader of its header says so, and says what is wrong.
         (_, Format::Qcow2) => Ok(()),
     }
 }

@@ -7,9 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use super::{CacheMode, Image, IoBuffers, Work};
 
-/// What direct I/O may want offsets, lengths and addresses to be multiples of, the least first.
+/// Direct I/O wants offsets, lengths and addresses to be multiples of one of these, depending on the
+/// device. The least comes first.
 const ALIGNMENTS: [u32; 2] = [512, 4096];
-/// Zeros written by one call, where the file system cannot make a range zero by itself.
+/// How many zeros one call writes, on a file system that cannot make a range zero by itself.
 const ZEROS: usize = 64 << 10;
 
 /// See the [module](self).
@@ -83,7 +84,8 @@ impl Raw {
     }
 }
 
-/// A file system that has no such call, or a device whose blocks are larger than the range.
+/// The errors of a file system that has no such call, or of a device whose blocks are larger than the
+/// range.
 fn is_not_for_here(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }

@@ -1,15 +1,16 @@
 //! Rate limits: a token bucket for requests and one for bytes.
 //!
-//! A bucket fills at the rate and holds a moment's worth (`BURST`). Whatever begins while it is
-//! not empty may take more than is in it; the debt is waited for. So a request of any size is done
-//! at some time, and the rate holds over any stretch that is long against the moment.
+//! A bucket fills with tokens at the rate, and holds no more than what comes in a short time (`BURST`).
+//! A request may begin when the bucket is not empty, even if it takes more tokens than there are. The
+//! bucket then has a debt, and nothing begins until that has been paid. So a request of any size is
+//! done at some time, and the rate is kept over any time that is much longer than the burst.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// What a bucket holds, as a time of its rate.
+/// How long a bucket takes to fill: a full one holds what comes in this time.
 const BURST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl Bucket {
         }
     }
 
-    /// At least one token, or a slow rate would round down to none.
+    /// What a full bucket holds: at least one token, as a slow rate would round down to none.
     fn burst(per_second: f64) -> f64 {
         (per_second * BURST.as_secs_f64()).max(1.0)
     }
@@ -42,7 +43,7 @@ impl Bucket {
         if self.tokens > 0.0 {
             return Duration::ZERO;
         }
-        // Rounded up, or a timer would end just before its time and again.
+        // Rounded up: a timer that ends a little too early would have to be set again and again.
         Duration::from_secs_f64((-self.tokens / self.per_second).min(3600.0))
             + Duration::from_micros(1)
     }

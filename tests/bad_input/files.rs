@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::common::{self, Outcome, TempFile, guest, run, run_with};
@@ -77,8 +76,7 @@ fn disks() {
 
 /// Runs `bantam` as a user without rights, if we may become one.
 fn run_as_nobody(args: &[&str]) -> Option<Outcome> {
-    // SAFETY: a plain query.
-    if unsafe { libc::geteuid() } != 0 {
+    if common::nobody_missing().is_some() {
         return None;
     }
     let copy = tempfile::Builder::new()
@@ -89,10 +87,7 @@ fn run_as_nobody(args: &[&str]) -> Option<Outcome> {
     common::copy_program(&binary);
     let kernel = copy.path().join("guest");
     fs::copy(guest::elf(), &kernel).unwrap();
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(&binary);
+    let mut command = common::as_nobody(&binary);
     command.args(
         args.iter()
             .map(|arg| arg.replace("KERNEL", kernel.to_str().unwrap())),
@@ -127,19 +122,6 @@ fn permissions() {
             &["/dev/kvm", "permission denied for user nobody"],
         );
     }
-}
-
-#[test]
-fn consoles_that_cannot_be_opened() {
-    if let Err(why) = common::kvm() {
-        // The console is opened when the machine stands; /dev/kvm is what is missed first.
-        eprintln!("only the first half: {why}");
-        return;
-    }
-    let outcome = run(&["run", kernel(), "--console", "file=/nonexistent/log"]);
-    refused(&outcome, START, &["/nonexistent/log"]);
-    let outcome = run(&["run", kernel(), "--console", "file=/tmp"]);
-    refused(&outcome, START, &["/tmp", "directory"]);
 }
 
 #[test]

@@ -190,12 +190,7 @@ fn command_lines() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    for args in [
-        &["run", "--help"][..],
-        &["completions", "bash"],
-        &["man"],
-        &["check"],
-    ] {
+    for args in [&["run", "--help"][..], &["completions", "bash"], &["man"]] {
         let mut child = Command::new(bantam())
             .args(args)
             .stdout(Stdio::piped())
@@ -204,7 +199,7 @@ fn a_reader_that_goes_away_is_no_error() {
             .unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.code().is_some(), "{args:?} ended by a signal");
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+        assert_eq!(output.stderr, b"", "{args:?}: {output:?}");
     }
 }

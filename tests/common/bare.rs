@@ -4,9 +4,8 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use bantam::machine::host::{Backend, backend};
-use libtest_mimic::Trial;
 
-use super::{Outcome, bantam, guest, run_with, trial};
+use super::{Outcome, bantam, guest, run_with};
 
 /// How the requests of a disk may be done: for the names of tests, and as words behind its path.
 pub const ENGINES: [(&str, &str); 5] = [
@@ -16,19 +15,6 @@ pub const ENGINES: [(&str, &str); 5] = [
     ("direct_threads", ",cache=direct,io=threads"),
     ("io_thread", ",iothread"),
 ];
-
-/// A test for each of `cases`, by names of their own: a failure says which machine it was.
-pub fn each<C: Send + 'static>(
-    name: &str,
-    cases: impl IntoIterator<Item = (&'static str, C)>,
-    missing: Option<&str>,
-    test: fn(C),
-) -> Vec<Trial> {
-    cases
-        .into_iter()
-        .map(|(case, value)| trial(format!("{name}_{case}"), missing, move || test(value)))
-        .collect()
-}
 
 /// `bantam run` with the guest, which does `wish`.
 pub fn command(wish: &str, more: &[&str]) -> Command {

@@ -7,14 +7,13 @@ pub mod guest;
 pub mod lab;
 pub mod linux;
 pub mod pty;
+pub mod trials;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use libtest_mimic::{Failed, Trial};
 
 /// The binary under test.
 pub fn bantam() -> &'static str {
@@ -170,22 +169,6 @@ pub fn kvm() -> Result<(), String> {
         .map_err(|error| format!("/dev/kvm: {error}"))
 }
 
-/// A test of a binary without libtest; with `missing`, the reason, it is reported as ignored.
-pub fn trial(
-    name: impl Into<String>,
-    missing: Option<&str>,
-    test: impl FnOnce() + Send + 'static,
-) -> Trial {
-    let trial = Trial::test(name, move || {
-        test();
-        Ok::<(), Failed>(())
-    });
-    match missing {
-        Some(why) => trial.with_ignored_flag(true).with_kind(why),
-        None => trial,
-    }
-}
-
 /// Runs a program of the administrator's, which Debian keeps where ordinary users do not look, and
 /// returns what it prints; or what it complains of.
 pub fn admin(program: &str, words: &[&str]) -> Result<String, String> {
@@ -209,6 +192,14 @@ pub fn as_nobody(program: &Path) -> Command {
         .current_dir("/")
         .env("HOME", "/");
     command
+}
+
+/// Why [`as_nobody`] cannot be tried here.
+pub fn nobody_missing() -> Option<String> {
+    if admin("id", &["-u"]).as_deref() != Ok("0") {
+        return Some("only root can act as a user without rights".into());
+    }
+    (!has_program("setpriv")).then(|| "setpriv is not installed".into())
 }
 
 /// `make` in the project's folder, without what an outer make has told its children.

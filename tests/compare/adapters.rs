@@ -10,7 +10,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::common::{run_with, trial};
+use crate::common::{run_with, trials};
 use crate::engine::{Effort, Question, interleave};
 use crate::result::Clock;
 use crate::rows::{boot, start};
@@ -36,7 +36,7 @@ pub fn trials() -> Vec<Trial> {
             failed_boot_has_a_reason,
         ),
     ];
-    tests.map(|(name, test)| trial(name, None, test)).into()
+    trials::trials(None, tests)
 }
 
 /// A folder in which this program has the names of the VMMs.

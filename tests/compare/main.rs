@@ -30,15 +30,12 @@ mod page;
 mod qemu;
 mod stand_ins;
 
-use libtest_mimic::Arguments;
-
 fn main() {
     // Under the name of a VMM this program stands in for it.
     stand_ins::run();
-    let args = Arguments::from_args();
     let trials = page::trials()
         .into_iter()
         .chain(adapters::trials())
         .chain(qemu::trials());
-    libtest_mimic::run(&args, trials.collect()).exit();
+    common::trials::exit_after(trials.collect());
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use libtest_mimic::Trial;
 
-use crate::common::{root, trial};
+use crate::common::{root, trials};
 use crate::report::{self, charts, page};
 use crate::result::{Clock, Figure, OURS, Results, Series};
 use crate::vmm;
@@ -32,7 +32,7 @@ pub fn trials() -> Vec<Trial> {
             charts_fit_a_screen,
         ),
     ];
-    tests.map(|(name, test)| trial(name, None, test)).into()
+    trials::trials(None, tests)
 }
 
 fn docs() -> PathBuf {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::Trial;
 
 use crate::adapters::assemble;
-use crate::common::{kvm, trial};
+use crate::common::{kvm, trials};
 use crate::rows::start;
 use crate::vmm::{self, Vmm, probe};
 
@@ -23,9 +23,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         ("qemu_that_takes_no_model_says_why", qemu_that_takes_none),
     ];
-    tests
-        .map(|(name, test)| trial(name, missing.as_deref(), test))
-        .into()
+    trials::trials(missing.as_deref(), tests)
 }
 
 /// A program in front of the real QEMU that ends as QEMU 7.2 does on a processor of AMD under PVM,

@@ -18,14 +18,13 @@ use std::time::{Duration, Instant};
 
 use bantam::storage::open;
 use bantam::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
-use common::{Outcome, run, run_with};
-use libtest_mimic::Arguments;
+use common::trials::{exit_after, trials};
+use common::{Numbers, Outcome, run, run_with, ulimit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const LEN: usize = 12 << 20;
 
 fn main() {
-    let args = Arguments::from_args();
     let there = common::has_program("qemu-img");
     let missing = (!there).then_some("qemu-img (package qemu-utils) is not installed");
     let tests: [(&str, fn()); 18] = [
@@ -66,8 +65,7 @@ fn main() {
         ),
         ("a_full_disk_leaves_nothing_behind", refused::full_disk),
     ];
-    let trials = tests.map(|(name, test)| common::trial(name, missing, test));
-    libtest_mimic::run(&args, trials.into()).exit();
+    exit_after(trials(missing, tests));
 }
 
 struct Folder(tempfile::TempDir);
@@ -108,11 +106,9 @@ fn bantam_image(args: &[&str]) -> Outcome {
 /// Data, zeros, and data that looks like zeros at first.
 fn content() -> Vec<u8> {
     let mut bytes = vec![0; LEN];
-    let mut random = 0x1234_5678_9abc_def1u64;
+    let mut numbers = Numbers(0x1234_5678_9abc_def1);
     for (at, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
+        let random = numbers.next();
         match at * 8 {
             0..3_000_000 => chunk.copy_from_slice(&random.to_le_bytes()),
             5_000_000..7_000_000 => chunk[7] = (at % 251) as u8,

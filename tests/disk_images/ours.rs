@@ -16,13 +16,8 @@ pub fn writes() {
             };
             let opened = open::open(Path::new(&image), access).unwrap();
             let guest = Guest::new(&*opened.image);
-            let mut random = 0x9e37_79b9_7f4a_7c15u64;
-            let mut below = |end: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % end
-            };
+            let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+            let mut below = |end| numbers.below(end);
             for _ in 0..400 {
                 let len = (1 + below(300)) * 512;
                 let offset = below((LEN as u64 - len) / 512) * 512;
@@ -46,12 +41,13 @@ pub fn writes() {
                     }
                     _ => {
                         guest.run(Work::Flush);
-                        assert!(guest.read(offset, len as usize) == wanted[span]);
+                        let read = guest.read(offset, len as usize);
+                        assert!(read == wanted[span], "clusters of {cluster}: at {offset}");
                     }
                 }
             }
             guest.run(Work::Flush);
-            assert!(guest.read(0, LEN) == wanted);
+            assert!(guest.read(0, LEN) == wanted, "clusters of {cluster}");
         }
         std::fs::write(&shadow, &wanted).unwrap();
         qemu_img(&["check", "-f", "qcow2", &image]);

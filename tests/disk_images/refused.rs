@@ -233,13 +233,11 @@ pub fn damaged() {
         Ok(_) => 2000,
         Err(_) => 60,
     };
-    let mut random = 0x2545_f491_4f6c_dd1du64;
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     for round in 0..rounds {
         let mut bad = good.clone();
         for _ in 0..1 + round % 40 {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            let random = numbers.next();
             let at = match round % 3 {
                 0 => random % 112,
                 1 => random % 0x50000,
@@ -354,13 +352,7 @@ fn survives(folder: &Folder, what: &str) {
     let out = folder.path("survived.raw");
     let _ = std::fs::remove_file(&out);
     // A length that the damage has made up must not fill the test's disk.
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "ulimit -f 100000; exec \"$@\"",
-        "sh",
-        common::bantam(),
-    ]);
+    let mut command = ulimit("-f 100000");
     command.args(["image", "convert", "-f", "qcow2", "-O", "raw"]);
     command.args([folder.path("bad.qcow2"), out]);
     let outcome = run_with(command, b"", Duration::from_secs(20));
@@ -377,8 +369,7 @@ pub fn full_disk() {
     std::fs::write(&plain, content()).unwrap();
     let new = folder.word("new.qcow2");
     // Every write past 1 MiB fails, as on a disk that is full.
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -f 1024; exec \"$@\"", "sh", common::bantam()]);
+    let mut command = ulimit("-f 1024");
     command.args(["image", "convert", &plain, &new]);
     let outcome = run_with(command, b"", Duration::from_secs(20));
     assert_eq!(outcome.code(), 3, "{outcome:?}");

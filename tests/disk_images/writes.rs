@@ -475,21 +475,21 @@ fn damage(image: &mut [u8], found: &Found, random: &mut Random) {
     }
 }
 
-struct Random(u64);
+/// Numbers that are the same for the same round.
+struct Random(Numbers);
 
 impl Random {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.below(1);
-        random.below(1);
-        random
+        let seed = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut numbers = Numbers(seed);
+        // The first ones of neighbouring seeds are alike.
+        numbers.next();
+        numbers.next();
+        Random(numbers)
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end.max(1)
+        (self.0.next() >> 11) % end.max(1)
     }
 
     fn of<T: Clone>(&mut self, all: &[T]) -> T {

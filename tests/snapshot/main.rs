@@ -13,13 +13,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use common::bare::{self, ENGINES, all_ok, each, ring_word, wish};
+use common::bare::{self, ENGINES, all_ok, ring_word, wish};
+use common::trials::{each, exit_after};
 use common::{Outcome, guest, has_program, run, run_with};
 use images::{Images, LEN};
-use libtest_mimic::Arguments;
 
 fn main() {
-    let args = Arguments::from_args();
     let no_kvm = common::kvm().err();
     let no_qemu = (!has_program("qemu-img"))
         .then(|| "qemu-img (package qemu-utils) is not installed".to_owned());
@@ -60,30 +59,30 @@ fn main() {
         ),
         by_engine("a_killed_machine_leaves_nothing", mounted, failures::killed),
         vec![
-            common::trial(
+            common::trials::trial(
                 "the_block_device_obeys_the_specification",
                 guests,
                 specification,
             ),
-            common::trial(
+            common::trials::trial(
                 "machines_share_an_image_and_no_writer_comes_in",
                 guests,
                 shared,
             ),
-            common::trial(
+            common::trials::trial(
                 "no_snapshot_of_an_image_that_is_written_to",
                 guests,
                 written_to,
             ),
-            common::trial("it_is_for_one_disk_or_for_all", None, words::one_or_all),
-            common::trial(
+            common::trials::trial("it_is_for_one_disk_or_for_all", None, words::one_or_all),
+            common::trials::trial(
                 "an_overlay_that_cannot_be_made_is_said_at_once",
                 None,
                 words::refused,
             ),
         ],
     ];
-    libtest_mimic::run(&args, trials.into_iter().flatten().collect()).exit();
+    exit_after(trials.into_iter().flatten().collect());
 }
 
 /// A machine with this disk and words.

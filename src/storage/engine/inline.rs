@@ -1,4 +1,5 @@
-//! No engine at all: a job is done when it is handed in. For tests, and to measure what engines cost.
+//! An engine that is none: a job is done when it is handed in. It is there for tests, and to measure
+//! what the others cost.
 
 use std::collections::VecDeque;
 use std::io;

@@ -4,7 +4,7 @@
 //!              ┌─ all in the top, or a discard ──▶ io_uring on the top's file
 //!   a job ─────┼─ a read, all in the base ───────▶ io_uring on the base's file, if it is raw
 //!              ├─ a write of whole grains ───────▶ here: a copy into the page cache
-//!              ├─ a flush ───────────────────────▶ ended
+//!              ├─ a flush ───────────────────────▶ ended at once
 //!              └─ the rest ──────────────────────▶ threads, on the overlay
 //! ```
 //!
@@ -128,7 +128,7 @@ impl Engine for Layered {
     }
 
     fn rearm(&mut self) -> bool {
-        // Each of them, also when the first has something.
+        // Each of them is armed, also when the first has something already.
         let ended = self
             .engines()
             .filter_map(|engine| engine.rearm().then_some(()));

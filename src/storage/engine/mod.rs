@@ -67,8 +67,9 @@ pub trait Engine: Send {
     fn drain(&mut self);
 }
 
-/// The engine that `mode` means for `image`, with room for `slots` jobs whose tokens are below
-/// that. It has at most so many `threads`, if it has any; `event` is what it makes readable.
+/// The engine that `mode` means for `image`, with room for `slots` jobs, whose tokens are numbers below
+/// `slots`. It has at most so many `threads`, if it has any. When a job has ended it makes `event`
+/// readable.
 pub fn start(
     image: &Arc<dyn Image>,
     mode: IoMode,
@@ -100,7 +101,7 @@ pub fn start(
     Box::new(Threads::new(image.clone(), threads, event.clone()))
 }
 
-/// A guest can start its disks again without end; the log says each thing once.
+/// Logs `what` the first time: a guest can start its disks again without end.
 fn say_once(what: String) {
     static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);

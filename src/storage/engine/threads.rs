@@ -39,7 +39,7 @@ struct State {
     done: VecDeque<(Job, io::Result<()>)>,
     /// Jobs in the hands of threads.
     running: usize,
-    /// Somebody wants to be told of the next end.
+    /// The worker wants the event fd to tell of the next job that ends.
     armed: bool,
     quit: bool,
 }
@@ -63,7 +63,7 @@ impl Shared {
                 self.ended.fetch_add(1, Ordering::AcqRel);
                 if state.armed {
                     state.armed = false;
-                    // Fails only when it is readable already.
+                    // This fails only when the event fd is readable already, which is as good.
                     let _ = self.event.write(1);
                 }
                 if state.running == 0 && state.todo.is_empty() {
@@ -120,7 +120,7 @@ impl Engine for Threads {
     fn submit(&mut self, job: Job) {
         let mut state = self.shared.lock();
         state.todo.push_back(job);
-        // Somebody looks after this, until `rearm`.
+        // The worker looks for ended jobs by itself from now on, until it calls `rearm`.
         state.armed = false;
         drop(state);
         self.shared.work.notify_one();
@@ -138,7 +138,7 @@ impl Engine for Threads {
     fn commit(&mut self) {}
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
-        // Not worth a lock for nothing.
+        // While nothing has ended, not even the lock has to be taken.
         if !self.ready() {
             return None;
         }
@@ -165,7 +165,7 @@ impl Engine for Threads {
 
     fn drain(&mut self) {
         let mut state = self.shared.lock();
-        // What no thread has taken yet is not begun any more.
+        // A job that no thread has taken yet is dropped.
         state.todo.clear();
         while state.running > 0 {
             state = self

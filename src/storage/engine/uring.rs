@@ -21,7 +21,7 @@ use super::Engine;
 use crate::memory::buffers::MAX_SEGMENTS_PER_CALL;
 use crate::storage::{Image, Job, Work};
 
-/// The image's place in the table of registered files.
+/// The image's file in the ring's table of registered files, in which it is alone.
 const FILE: Fixed = Fixed(0);
 
 /// See the [module](self).
@@ -30,7 +30,7 @@ pub struct Uring {
     image: Arc<dyn Image>,
     jobs: Vec<Option<Job>>,
     in_flight: usize,
-    /// Jobs that ended without the kernel.
+    /// Jobs that have ended without a request to the kernel.
     done: Vec<(Job, io::Result<()>)>,
     buffered: bool,
 }
@@ -39,7 +39,7 @@ pub struct Uring {
 enum Next {
     Ended(io::Result<()>),
     Again,
-    /// The ring cannot do it here; a blocking call can, or knows another way.
+    /// io_uring cannot do this on this file. A blocking call can, or knows another way.
     Blocking,
 }
 
@@ -60,7 +60,8 @@ impl Uring {
             .setup_taskrun_flag()
             .build(entries)
             .or_else(|_| IoUring::new(entries))?;
-        // The event fd is switched by a flag of Linux 5.8; this feature came a little later.
+        // A flag in the ring, of Linux 5.8, switches the event fd on and off. There is no way to ask for
+        // that flag, so a feature is asked for that came a little later.
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
             return Err(io::Error::other("it is older than Linux 5.11"));
         }
@@ -158,7 +159,7 @@ impl Engine for Uring {
     }
 
     fn commit(&mut self) {
-        // Somebody looks at the completion queue after this, until `rearm`.
+        // The worker looks at the completion queue by itself from now on, until it calls `rearm`.
         self.ring.completion().disable_eventfd();
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
@@ -178,7 +179,7 @@ impl Engine for Uring {
             return true;
         }
         if self.ring.submission().taskrun() {
-            // Any system call would do: the kernel posts the completions on its way out.
+            // The kernel posts completions on its way out of any system call, so any would do.
             let _ = self.ring.submitter().submit_and_wait(0);
         }
         !self.ring.completion().is_empty()
@@ -191,7 +192,8 @@ impl Engine for Uring {
         let queue = self.ring.completion();
         queue.enable_eventfd();
         drop(queue);
-        // The flag before the look: the kernel does the two the other way round.
+        // First the flag is set and then the queue is looked at. The kernel adds to the queue first and
+        // then looks at the flag, so one of the two always sees the other.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         !self.ring.completion().is_empty()
     }
@@ -204,7 +206,7 @@ impl Engine for Uring {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(error) => wait_for_memory(&error),
             }
-            // What is short is not continued: nobody wants it any more.
+            // A short transfer is not continued: nobody wants the rest any more.
             loop {
                 let answer = self.ring.completion().next();
                 let Some(token) = answer.map(|answer| answer.user_data()) else {
@@ -223,7 +225,7 @@ impl Drop for Uring {
     }
 }
 
-/// The kernel had no memory for a request; it will have.
+/// Waits a moment, because the kernel had no memory for a request. It will have some later.
 fn wait_for_memory(error: &io::Error) {
     log::debug!("io_uring_enter: {error}");
     std::thread::sleep(std::time::Duration::from_millis(1));
@@ -287,9 +289,9 @@ fn next(job: &mut Job, result: i32) -> Next {
     let work = job.work;
     let failed = |code: i32| match code {
         libc::EINTR => Next::Again,
-        // Asked again it might say so again, without end.
+        // The kernel might answer the same without end, so it is not asked again.
         libc::EAGAIN => Next::Blocking,
-        // A file system without this kind of fallocate.
+        // The file system has no fallocate(2) of this kind.
         _ if matches!(work, Work::Discard { .. } | Work::Zero { .. }) => Next::Blocking,
         _ => Next::Ended(Err(io::Error::from_raw_os_error(code))),
     };

@@ -1,4 +1,4 @@
-//! In which folder the file is that takes what is written.
+//! Chooses the folder for the file that takes what is written.
 
 use std::fs::File;
 use std::io;
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::error::OverlayError;
 use crate::unnamed;
 
-/// Where files go that are in nobody's way but large, where TMPDIR does not say. `/tmp` is second: on
-/// many hosts it is memory.
+/// The folders for large files of a passing kind, if TMPDIR names none. `/tmp` is the second, because on
+/// many hosts it is in memory.
 const FOLDERS: [&str; 2] = ["/var/tmp", "/tmp"];
 
 /// Makes a file of `len` bytes that takes no space as yet, and says in which folder.
@@ -17,7 +17,7 @@ const FOLDERS: [&str; 2] = ["/var/tmp", "/tmp"];
 /// See [`OverlayError`].
 pub fn make(len: u64) -> Result<(File, PathBuf), OverlayError> {
     let folders = match std::env::var_os("TMPDIR") {
-        // Asked for by name: not another one instead.
+        // The user has asked for this folder, so no other one is tried.
         Some(folder) if !folder.is_empty() => vec![PathBuf::from(folder)],
         _ => FOLDERS.map(PathBuf::from).to_vec(),
     };
@@ -30,7 +30,7 @@ pub fn make(len: u64) -> Result<(File, PathBuf), OverlayError> {
             }
         }
     }
-    // There is at least one folder.
+    // There is at least one folder, so an error has been kept, and this is never made.
     Err(refused.unwrap_or(OverlayError::Make {
         folder: PathBuf::new(),
         source: io::ErrorKind::NotFound.into(),

@@ -13,12 +13,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A page of guests and file systems: what they write is rarely less, so that rarely anything has
-/// to be completed from the base.
+/// The smallest grain has 4 KiB, a page of guests and of file systems. They rarely write less, so a grain
+/// rarely has to be completed from the base.
 const LEAST_SHIFT: u32 = 12;
 /// At most so many grains, whose bits take 32 MiB. Disks of more than 1 TiB have larger ones.
 const MOST_GRAINS: u64 = 1 << 28;
-/// The largest grain is 1 MiB: a write may have to read and to write two of them.
+/// The largest grain has 1 MiB. It is not larger, as one write may have to complete two grains.
 const MOST_SHIFT: u32 = 20;
 
 const WORD_BITS: u64 = u64::BITS as u64;

@@ -30,7 +30,7 @@ use super::{CacheMode, Image, IoBuffers, Work};
 pub use error::OverlayError;
 use grains::{Claim, Grains};
 
-/// The rest of a grain is copied from the base in pieces of this length.
+/// Where a write covers a part of a grain, the rest is copied from the base in pieces of this length.
 const PIECE: u32 = 64 << 10;
 
 /// See the [module](self).
@@ -175,7 +175,7 @@ impl Overlay {
                 .grains
                 .has_all(self.grains.touched(at, at.saturating_add(1)))
         };
-        // Both before anything is there: the first and the last may be one.
+        // Both are asked before anything is copied, as the first grain and the last may be the same.
         let (head, tail) = (in_base(first), in_base(last));
         if head {
             self.copy(first, offset)?;
@@ -265,7 +265,8 @@ impl Image for Overlay {
     }
 }
 
-/// The top's space is the host's own, whether or not the guest wants some of its disk back.
+/// Makes zeros in the top. They always become a hole: its space is the host's, whatever the guest wants
+/// of its disk.
 pub fn hole(offset: u64, len: u64) -> Work {
     Work::Zero {
         offset,
@@ -298,7 +299,7 @@ impl Image for Top {
 }
 
 impl Top {
-    /// The image that the user knows of is not what is full.
+    /// Says which folder is full, as the user knows of the image alone and would look there.
     fn explained(&self, error: io::Error) -> io::Error {
         match error.kind() {
             kind @ (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {

@@ -6,8 +6,8 @@
 //!      2 1 0   its use
 //! ```
 //!
-//! The numbers of clusters that are never named are never touched, and memory that is not touched is
-//! not there: what is used is in proportion to the file's content.
+//! The host gives memory only when it is touched, and what is kept of clusters that nothing names is
+//! never touched. So the memory in use is in proportion to the file's content.
 
 use std::collections::HashMap;
 
@@ -34,9 +34,9 @@ pub enum Use {
 const USE: u16 = 0x07;
 const EXCLUSIVE: u16 = 0x08;
 const COUNT_SHIFT: u32 = 4;
-/// A count that does not fit.
+/// The count of a cluster that is named this often or more. The true one is in `more`.
 const MANY: u16 = 0xfff;
-/// Clusters whose count does not fit: more have only images that were made for it.
+/// The most clusters whose counts do not fit. Only an image that was made for the purpose has more.
 const MAX_MORE: usize = 1 << 20;
 
 /// See the [module](self).

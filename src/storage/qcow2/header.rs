@@ -20,17 +20,18 @@ use crate::error::io_reason;
 use crate::storage::format::QCOW2_MAGIC;
 use crate::storage::{SECTOR_BYTES, aligned};
 
-/// Bytes that every header has: version 2, the shorter one.
+/// Bytes that every header has. It is the length of a header of version 2; those of version 3 are longer.
 pub const HEADER_BYTES: usize = 72;
 
-/// Header, extensions and the backing file's name are in the first cluster; this much of it is
-/// looked at.
+/// How much of the file is looked at. Header, extensions and the backing file's name lie in the first
+/// cluster.
 const LOOKED_AT: usize = 64 << 10;
-/// What the library makes at the most.
+/// The longest table of refcounts that the library makes, in bytes.
 const MAX_REFCOUNT_TABLE: u64 = 32 << 20;
-/// Bytes of an L1 table: what QEMU takes.
+/// The longest L1 table that QEMU takes, in bytes.
 pub const MAX_L1_BYTES: u64 = 32 << 20;
-const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
+/// What to do with an image that may be damaged.
+pub const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
 
 /// Incompatible features, by their bits, and what to do about them. Bit 2, an external data file,
 /// is refused by the one who opens.
@@ -60,7 +61,7 @@ const FEATURE_NAME_BYTES: u32 = 48;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
-/// Only with an encryption that is refused before.
+/// This extension is there only with an encryption, and such an image is refused before.
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 
 /// What is wrong.
@@ -69,7 +70,7 @@ pub struct Fault {
     pub reason: String,
     /// What to do.
     pub help: &'static str,
-    /// The host's, where reading failed.
+    /// The error of the host, if the file could not be read.
     pub direct: Option<io::Error>,
 }
 
@@ -218,7 +219,7 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
                 CHECK,
             ));
         }
-        // Another compression than deflate, without the feature that says so.
+        // The image is compressed by something else than deflate, without the feature that says so.
         if header_bytes > 104 && header.get(104).is_some_and(|kind| *kind != 0) {
             return Err(fault(
                 "its header says two things of its compression",
@@ -245,7 +246,7 @@ pub fn check(file: &File) -> Result<Layout, Fault> {
             CHECK,
         ));
     }
-    // Where the backing file's name is, no extension is any more.
+    // The extensions end where the backing file's name begins.
     let room = match field64(8) {
         0 => layout.cluster(),
         name if name < header_bytes.into() => {
@@ -292,7 +293,7 @@ fn extensions(header: &[u8], start: u32, end: u64) -> Result<Option<Bitmaps>, Fa
         let data = at.saturating_add(8);
         let number = |at: usize| be32(header, at);
         let (Some(kind), Some(len)) = (number(at), number(at.saturating_add(4))) else {
-            // Past what was read there is nothing that the library would look at either.
+            // The library does not look further than this either.
             break;
         };
         if (data as u64).saturating_add(len.into()) > end {

@@ -1,4 +1,4 @@
-//! qcow2 images as files: made, told of, resized.
+//! Makes qcow2 images, reads what their headers say, and gives them other lengths.
 
 use std::fs::File;
 use std::io;
@@ -89,7 +89,7 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
         snapshots: word(60),
         encrypted: word(32) != 0,
     };
-    // What cannot be used can be told of, but for what is past the header.
+    // Much is told also of an image that cannot be used; what lies behind the header is not.
     if super::header::check(file).is_ok() {
         let storage = ImagoFile::try_from(file.try_clone()?)?;
         let image = qcow2::Qcow2::<ImagoFile, BackingImage>::open_image(storage, false)?;

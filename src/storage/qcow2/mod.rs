@@ -25,8 +25,9 @@ use imago::{FormatAccess, qcow2, raw};
 use crate::error::io_reason;
 use crate::storage::access::{open_file, take_lock};
 use crate::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
+use header::CHECK;
 
-/// Images that may stand on each other.
+/// How many images may rest on each other: an image, its backing file, that one's, and so on.
 const MAX_CHAIN: usize = 16;
 
 /// An image that another one rests on: qcow2 or raw.
@@ -34,7 +35,7 @@ type BackingImage = Arc<FormatAccess<ImagoFile>>;
 
 /// See the [module](self).
 pub struct Qcow2 {
-    // What discards and zeros do to clusters, imago allows only while nothing else is going on.
+    // A lock, because imago discards and zeroes clusters only while nothing else is going on.
     access: RwLock<FormatAccess<ImagoFile>>,
     len: u64,
 }
@@ -87,7 +88,7 @@ impl Qcow2 {
 
     fn sync(&self) -> io::Result<()> {
         self.read(|access| {
-            // Tables first, from memory to the file; then the file to the disk.
+            // First the tables go from memory to the file, then the file goes to the host's disk.
             access.flush()?;
             access.sync()
         })
@@ -130,7 +131,7 @@ impl Image for Qcow2 {
             Work::Flush => self.sync(),
             Work::Discard { offset, len } => {
                 match self.alone(|access| access.discard_to_any(offset, len)) {
-                    // A hint, which images of version 2 cannot take.
+                    // A discard is only a hint, and images of version 2 have no way to take it.
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
                     result => result,
                 }
@@ -145,7 +146,7 @@ impl Image for Qcow2 {
                     }
                 }
                 match access.write_zeroes(offset, len) {
-                    // Images of version 2 have no clusters that say zero.
+                    // Images of version 2 cannot mark a cluster as zeros.
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                         write_zeros(access, offset, len)
                     }
@@ -184,7 +185,8 @@ impl BackingChain {
     ) -> Result<qcow2::Qcow2<ImagoFile, BackingImage>, OpenError> {
         let told = |fault| told(fault, path, self.access.cache);
         let layout = header::check(&file).map_err(told)?;
-        // The first is written to, or will be by the machine that a dry run is about.
+        // Only the first image of a chain is written to. A dry run checks it as well, for the machine that
+        // it is about.
         if self.seen.len() == 1 && !self.access.read_only {
             let uncounted = verify::verify(&file, &layout).map_err(told)?;
             if writable && layout.bitmaps.is_some() {
@@ -301,8 +303,6 @@ impl BackingChain {
     }
 }
 
-const CHECK: &str = "'qemu-img check' tells more, and may repair it with -r all";
-
 fn damaged(path: &Path, reason: impl Into<String>, help: &str) -> OpenError {
     OpenError::Damaged {
         path: path.into(),
@@ -311,7 +311,7 @@ fn damaged(path: &Path, reason: impl Into<String>, help: &str) -> OpenError {
     }
 }
 
-/// One line of what may be several.
+/// What an error says, in one line also where it has several.
 fn error_text(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => io_reason(error),
@@ -338,6 +338,6 @@ fn folder_of(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Not to be found: then no backing file is inside of it.
+    // A folder that cannot be found has no backing file in it either, so none will be accepted.
     parent.canonicalize().unwrap_or_else(|_| parent.into())
 }

@@ -10,9 +10,10 @@ use super::header::{Fault, Layout, fault};
 use crate::error::io_reason;
 use crate::storage::aligned::Buffer;
 
-/// Clusters of a file: 512 MiB of memory, for files of 16 TiB with clusters of 64 KiB.
+/// The most clusters that a file may have. Their counts take 512 MiB of memory; with clusters of 64 KiB,
+/// the file has 16 TiB.
 pub const MAX_CLUSTERS: u64 = 1 << 28;
-/// Read at a time, where a table has no other measure.
+/// How much of a table is read at a time.
 const CHUNK: u64 = 64 << 10;
 
 /// What to do with an image whose tables are not good.
@@ -21,7 +22,7 @@ const MEND: &str =
 
 /// Where the refcount of a cluster is: `bits` of them, from bit `shift` of the byte at `offset` on.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct RefcountPlace {
     /// In the file, or in the block.
     pub offset: u64,
     /// How many bits it has.
@@ -30,7 +31,7 @@ pub struct Place {
     pub shift: u32,
 }
 
-/// What is damaged; what to do is the same for all tables.
+/// A fault of a table. What its owner can do is the same for all of them.
 pub fn damaged(what: impl Into<String>) -> Fault {
     fault(what, MEND)
 }
@@ -47,9 +48,9 @@ pub struct Tables<'a> {
     pub counts: Counts,
     /// For reads.
     pub buffer: Buffer,
-    /// There is no data from the first of these on and before the second.
+    /// A hole that was found last: there is no data from the first of these offsets to the second.
     hole: (u64, u64),
-    /// L2 tables that are called exclusive, and whose refcount is not 1.
+    /// L2 tables whose flag says that they are used once, and whose refcount is not 1.
     pub unsure: Vec<u64>,
 }
 
@@ -57,7 +58,7 @@ impl<'a> Tables<'a> {
     /// The image in `file`, of which nothing is known yet.
     ///
     /// # Errors
-    /// When there is more of it than is looked at.
+    /// When it has more clusters than are looked at.
     pub fn new(file: &'a File, layout: &'a Layout) -> Result<Self, Fault> {
         let file_len = end_of(file).map_err(unreadable)?;
         let clusters = file_len.div_ceil(layout.cluster());
@@ -186,7 +187,7 @@ impl<'a> Tables<'a> {
         };
         let end = clusters.min(first.saturating_add(per_block));
         for cluster in first..end {
-            let place = place(cluster.saturating_sub(first), order);
+            let place = refcount_place(cluster.saturating_sub(first), order);
             let width = (place.bits / 8).max(1) as usize;
             let at = place.offset as usize;
             let bytes = read.get(at..at.saturating_add(width)).unwrap_or_default();
@@ -200,17 +201,17 @@ impl<'a> Tables<'a> {
 }
 
 /// Where the count of the cluster with this number is in its block.
-pub fn place(number: u64, order: u32) -> Place {
+pub fn refcount_place(number: u64, order: u32) -> RefcountPlace {
     let bits = 1u32 << order;
     let bit = number.saturating_mul(bits.into());
-    Place {
+    RefcountPlace {
         offset: bit / 8,
         bits,
         shift: (bit % 8) as u32,
     }
 }
 
-/// The host cannot read.
+/// The fault that the host could not read the file.
 pub fn unreadable(source: io::Error) -> Fault {
     Fault {
         reason: io_reason(&source),
@@ -225,7 +226,7 @@ fn end_of(file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-/// Where the first data from `at` on is; `at` where the file system does not tell.
+/// Where the first data from `at` on is. That is `at` itself if the file system does not know.
 fn next_data(file: &File, at: u64, end: u64) -> u64 {
     let Ok(offset) = i64::try_from(at) else {
         return at;

@@ -24,10 +24,11 @@ use std::io;
 
 use super::counts::Use;
 use super::header::{Bitmaps, Fault, Layout, MAX_L1_BYTES, be32, be64};
-use super::tables::{Place, Tables, damaged, place, unreadable};
+use super::tables::{RefcountPlace, Tables, damaged, refcount_place, unreadable};
 use crate::storage::aligned::Buffer;
 
-/// What QEMU takes: bytes of the table of snapshots, of the directory of bitmaps.
+/// The bounds that QEMU has for the table of snapshots and the directory of bitmaps, in bytes and in
+/// entries.
 const MAX_SNAPSHOT_BYTES: u64 = 64 << 20;
 const MAX_SNAPSHOTS: u32 = 65_536;
 const MAX_BITMAP_BYTES: u64 = 64 << 20;
@@ -48,7 +49,7 @@ const L2_RESERVED: u64 = !(OFFSET | COPIED | COMPRESSED | ZERO);
 /// Tables that are in use and count as free, as a machine leaves them that was killed between the
 /// two writes; each has to be counted before the image is written to.
 pub struct Uncounted {
-    places: Vec<Place>,
+    places: Vec<RefcountPlace>,
 }
 
 /// Walks the tables of the image in `file`, whose header has been checked.
@@ -151,7 +152,7 @@ impl Tables<'_> {
     /// Names the table of snapshots and their L1 tables; returns where these are, and their entries.
     fn snapshots(&mut self) -> Result<Vec<(u64, u64)>, Fault> {
         let (at, count) = (self.layout.snapshots_at, self.layout.snapshots);
-        // Also where there are none: QEMU does not open the image otherwise.
+        // This is checked also where there are no snapshots, as QEMU would not open the image otherwise.
         self.name(at, 0, Use::Fixed, "its table of snapshots")?;
         if count == 0 {
             return Ok(Vec::new());
@@ -167,7 +168,7 @@ impl Tables<'_> {
             let mut buffer = std::mem::take(&mut self.buffer);
             let entry = buffer.read(self.file, next, 56).map_err(unreadable)?;
             let number = |at| be32(entry, at).unwrap_or(0);
-            // A byte of each: id and name have 16 bits, what is between has 32.
+            // The lengths of its parts: those of id and name have 16 bits, that of the extra data has 32.
             let texts = (number(12) >> 16).saturating_add(number(12) & 0xffff);
             let extra = number(36);
             let table = (be64(entry, 0).unwrap_or(0), u64::from(number(8)));
@@ -221,7 +222,7 @@ impl Tables<'_> {
             let (own, l2) = (entry & COPIED != 0, l2 / cluster);
             match (active && own != tables.counts.is_exclusive(l2), own) {
                 (false, _) => Ok(()),
-                // Perhaps it is not counted at all.
+                // A table that is not counted at all can be mended, see `Uncounted`.
                 (true, true) => {
                     tables.unsure.push(l2);
                     Ok(())
@@ -276,7 +277,7 @@ impl Tables<'_> {
             }
             let data = data / cluster;
             tables.name_cluster(data, usage, times, "data")?;
-            // The flag means something in the disk as it is now alone.
+            // Only in the disk as it is now, and not in snapshots, does the flag mean anything.
             if usage == Use::ActiveData && own != tables.counts.is_exclusive(data) {
                 return Err(wrong_flag("data", data));
             }
@@ -333,7 +334,7 @@ impl Tables<'_> {
         }
     }
 
-    /// Holds the image's own refcounts against what its tables name.
+    /// Compares the image's own refcounts with how often its tables name each cluster.
     fn compare(mut self, blocks: &[u64]) -> Result<Uncounted, Fault> {
         let order = self.layout.refcount_order;
         let per_block = (self.layout.cluster() * 8) >> order;
@@ -352,8 +353,8 @@ impl Tables<'_> {
                 let table = usage == Use::Fixed || flagged;
                 if stored == 0 && named == 1 && table && block != 0 && cluster != 0 {
                     let first = index.saturating_mul(per_block);
-                    let within = place(cluster.saturating_sub(first), order);
-                    places.push(Place {
+                    let within = refcount_place(cluster.saturating_sub(first), order);
+                    places.push(RefcountPlace {
                         offset: block.saturating_add(within.offset),
                         ..within
                     });
