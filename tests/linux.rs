@@ -449,7 +449,6 @@ fn pause() {
     });
     let status = common::wait(&mut child, Duration::from_secs(60)).expect("it ends");
     let said = rest.join().unwrap();
-    println!("{said}");
     assert_eq!(status.code(), Some(0), "{said}");
     contains(&said, &["after", "guest-exit=0", "clock="]);
     assert!(!said.contains("complaints"), "{said}");

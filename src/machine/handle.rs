@@ -143,11 +143,11 @@ impl Machine {
         if *phase == Phase::Paused {
             self.each_device(|device| device.resume());
         }
-        log::info!("resumed");
         *phase = Phase::Running;
         self.vcpus.unpark();
         drop(phase);
         self.changed.notify_all();
+        log::info!("resumed");
     }
 
     /// Pauses a machine that runs, and has any other go on; whether it is to pause now.
@@ -171,14 +171,15 @@ impl Machine {
         // First of all: an announcement that comes later has to be heard.
         let _ = self.vcpus.all_parked_fd().read();
         let mut phase = lock(&self.phase);
-        if *phase != Phase::Pausing || !self.vcpus.all_parked() {
+        let ended = self.exit.stopped();
+        if ended || *phase != Phase::Pausing || !self.vcpus.all_parked() {
             return false;
         }
         self.each_device(|device| device.quiesce());
         *phase = Phase::Paused;
-        log::info!("paused");
         drop(phase);
         self.changed.notify_all();
+        log::info!("paused");
         true
     }
 
@@ -220,7 +221,7 @@ impl Machine {
     pub fn state(&self) -> MachineState {
         MachineState {
             phase: self.phase(),
-            up: self.built.elapsed(),
+            uptime_ms: u64::try_from(self.built.elapsed().as_millis()).unwrap_or(u64::MAX),
             memory_bytes: self.memory_bytes,
             vcpus: self.vcpus.states(ANSWER),
             devices: self.devices().iter().map(DeviceState::of).collect(),

@@ -6,7 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
 
-/// Has the machine pause.
+/// Has the machine pause. Of signals that are pending together the kernel hands over the lower number first,
+/// so of a pause and a resume that nobody has heard yet the resume counts, whichever was sent last.
 pub const PAUSE: libc::c_int = libc::SIGUSR1;
 /// Has it go on.
 pub const RESUME: libc::c_int = libc::SIGUSR2;

@@ -42,8 +42,8 @@ impl fmt::Display for Phase {
 pub struct MachineState {
     /// What it is doing.
     pub phase: Phase,
-    /// Since it was set up, pauses included.
-    pub up: Duration,
+    /// Milliseconds since it was set up, pauses included.
+    pub uptime_ms: u64,
     /// RAM.
     pub memory_bytes: u64,
     /// In the order of their numbers.
@@ -81,7 +81,7 @@ impl fmt::Display for MachineState {
             f,
             "{}, up for {:.1} s, {} vCPUs, {} MiB",
             self.phase,
-            self.up.as_secs_f64(),
+            Duration::from_millis(self.uptime_ms).as_secs_f64(),
             self.vcpus.len(),
             self.memory_bytes >> 20
         )?;

@@ -10,7 +10,7 @@ use crate::io::*;
 const LATEST: u64 = 0x400_0000;
 const BLOCK: u64 = 4096;
 
-/// Where write `n` goes. `tests/pause.rs` knows the same.
+/// Where write `n` goes. `tests/pause/disks.rs` knows the same.
 fn place(n: u64, blocks: u64) -> u64 {
     n.wrapping_mul(7919).checked_rem(blocks).unwrap_or(0)
 }

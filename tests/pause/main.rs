@@ -3,39 +3,23 @@
 //!
 //! The guests are in `tests/guests/pause.rs`. What a pause means to a Linux is in `tests/linux.rs`.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod disks;
+mod one_vcpu;
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use bantam::board::BusDevice;
-use bantam::board::bus::Bus;
-use bantam::machine::Exit;
-use bantam::machine::ending::ExitBox;
-use bantam::machine::ending::reset::ResetFlag;
-use bantam::machine::host::{Backend, backend};
-use bantam::machine::vcpu::step::Vcpu;
-use bantam::machine::vcpu::{Mailboxes, Shared, kick};
 use common::pty::Session;
 use common::trials::trial;
-use common::{bantam, guest, run};
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::Kvm;
+use common::{bantam, guest};
 use libtest_mimic::Arguments;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-const BLOCK: usize = 4096;
-const DISK_BYTES: u64 = 16 << 20;
-/// Of each kind of disk. `make soak` gives each of them twenty times as many.
-const PAUSES: u64 = 200;
 
 fn main() {
     let args = Arguments::from_args();
@@ -55,14 +39,22 @@ fn main() {
     let mut trials = Vec::new();
     for (name, format, options, cpus) in kinds {
         let name = format!("{name}_loses_nothing_by_pauses");
+<<<<<<< HEAD:tests/pause.rs
         trials.push(trial(name, missing.as_deref(), move || {
             disk(format, options, cpus);
+=======
+        trials.push(trial(name, missing.as_deref(), move || {
+            disks::paused(format, options, cpus);
+>>>>>>> pause:tests/pause/main.rs
         }));
     }
     let tests: [(&str, fn()); 10] = [
         ("a_key_pauses_and_what_is_typed_meanwhile_arrives", keys),
         ("the_state_of_a_paused_machine_is_shown", state),
-        ("a_parked_vcpu_has_got_what_a_device_has_answered", answered),
+        (
+            "a_parked_vcpu_has_got_what_a_device_has_answered",
+            one_vcpu::answered,
+        ),
         ("ctrl_a_x_ends_a_paused_machine", quit),
         (
             "sigterm_wakes_a_paused_guest_and_presses_its_button",
@@ -181,123 +173,6 @@ impl Piped {
     }
 }
 
-// --------------------------------------------------------------------------------------------- disks
-
-fn scratch(extension: &str) -> PathBuf {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = folder.join(format!("pause-{}-{number}.{extension}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    path
-}
-
-/// Pauses a guest that has eight requests in flight, at random moments for random times. It looks at
-/// everything it reads; and another program looks at the image.
-fn disk(format: &str, options: &str, cpus: &str) {
-    let pauses = match std::env::var("BANTAM_SOAK") {
-        Ok(_) => PAUSES * 20,
-        Err(_) => PAUSES,
-    };
-    let image = scratch(format);
-    let path = image.to_str().unwrap();
-    let made = run(&[
-        "image",
-        "create",
-        "-f",
-        format,
-        path,
-        &DISK_BYTES.to_string(),
-    ]);
-    assert_eq!(made.code(), 0, "{made:?}");
-    let disk = format!("{path},format={format}{options}");
-    let ring = match backend() {
-        Backend::Pvm => "",
-        _ => " ring=iret",
-    };
-    let append = format!("do=churn{ring}");
-    let args = [
-        "--append",
-        &append,
-        "--disk",
-        &disk,
-        "--cpus",
-        cpus,
-        "--time-limit",
-        "300s",
-    ];
-    let mut machine = piped(&args, |_| {});
-    machine.expect("at work\n");
-    let start = Instant::now();
-    let mut sent = 0;
-    while machine.paused.load(Ordering::SeqCst) < pauses {
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "{sent} signals were {} pauses",
-            machine.paused.load(Ordering::SeqCst)
-        );
-        let before = machine.paused.load(Ordering::SeqCst);
-        pause(&machine.child);
-        let patience = Instant::now() + Duration::from_millis(50);
-        sleep(Duration::from_micros(random(2000)));
-        // Every other pause may be taken back before all vCPUs have parked. The others are reached, also where
-        // there are more vCPUs than processors.
-        while sent % 2 == 0
-            && machine.paused.load(Ordering::SeqCst) == before
-            && Instant::now() < patience
-        {
-            sleep(Duration::from_micros(100));
-        }
-        resume(&machine.child);
-        sleep(Duration::from_micros(random(2000)));
-        sent += 1;
-    }
-    let took = start.elapsed();
-    machine.type_in(b"q");
-    let paused = machine.paused.clone();
-    let (code, said) = machine.finish();
-    assert_eq!(code, 0, "{said}");
-    assert!(!said.contains("WRONG"), "{said}");
-    assert!(said.contains("ok all of the disk"), "{said}");
-    let numbers = |name: &str| -> Vec<u64> {
-        let lines = said.lines().filter_map(|line| line.strip_prefix(name));
-        lines.map(|number| number.parse().unwrap()).collect()
-    };
-    let writes = numbers("writes ")[0];
-    let rounds = numbers("vcpu rounds ");
-    println!(
-        "{format}{options}, {cpus} vCPUs: {} pauses in {took:.1?}, {writes} writes and as many reads; rounds of the others {rounds:?}",
-        paused.load(Ordering::SeqCst)
-    );
-    assert!(writes > 0, "it got nowhere between the pauses");
-    assert_eq!(rounds.len() + 1, cpus.parse::<usize>().unwrap(), "{said}");
-    assert!(rounds.iter().all(|rounds| *rounds > 0), "{said}");
-    image_is_what_was_written(&image, format, writes);
-    std::fs::remove_file(image).unwrap();
-}
-
-/// The same sequence as in `tests/guests/pause.rs`.
-fn image_is_what_was_written(image: &Path, format: &str, writes: u64) {
-    let raw = scratch("plain");
-    let (from, to) = (image.to_str().unwrap(), raw.to_str().unwrap());
-    let out = run(&["image", "convert", "-f", format, "-O", "raw", from, to]);
-    assert_eq!(out.code(), 0, "{out:?}");
-    let bytes = std::fs::read(&raw).unwrap();
-    assert_eq!(bytes.len() as u64, DISK_BYTES);
-    let blocks = DISK_BYTES / BLOCK as u64;
-    let latest: HashMap<u64, u64> = (1..=writes)
-        .map(|n| (n.wrapping_mul(7919) % blocks, n))
-        .collect();
-    for (block, content) in (0..).zip(bytes.chunks_exact(BLOCK)) {
-        for (word, found) in (0..).zip(content.chunks_exact(8)) {
-            let found = u64::from_le_bytes(found.try_into().unwrap());
-            let wanted = latest.get(&block).map_or(0, |n| n << 16 | word);
-            assert_eq!(found, wanted, "word {word} of block {block}");
-        }
-    }
-    std::fs::remove_file(raw).unwrap();
-}
-
 // -------------------------------------------------------------------------------------- at the keys
 
 fn ticking() -> Session {
@@ -366,102 +241,6 @@ fn quit() {
     paused_by_key(&mut session);
     session.send(b"\x01x");
     assert_eq!(session.finish().code(), Some(0));
-}
-
-// ------------------------------------------------------------------------------------ one vCPU alone
-
-/// A device that takes its time: it says that it is asked, and answers with what it is given.
-struct Slow(SyncSender<()>, Mutex<Receiver<u8>>);
-
-impl BusDevice for Slow {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        self.0.send(()).unwrap();
-        data.fill(self.1.lock().unwrap().recv().unwrap());
-    }
-    fn write(&self, _offset: u64, _data: &[u8]) {}
-}
-
-fn slow() -> (Arc<Slow>, Receiver<()>, SyncSender<u8>) {
-    let (asked, is_asked) = sync_channel(1);
-    let (answer, get_answer) = sync_channel(1);
-    (Arc::new(Slow(asked, get_answer.into())), is_asked, answer)
-}
-
-/// KVM puts what a device has answered into the register only with the next KVM_RUN. A vCPU that parks before
-/// that would be seen within the instruction, and be saved there.
-fn answered() {
-    const PORT: u64 = 0x300;
-    const PAGE: u64 = 0xa0000;
-    #[rustfmt::skip]
-    let code = [
-        0xba, 0x00, 0x03, // mov dx, 0x300
-        0xec,             // in al, dx
-        0xb8, 0x00, 0xa0, // mov ax, 0xa000
-        0x8e, 0xd8,       // mov ds, ax
-        0xa0, 0x00, 0x00, // mov al, [0]
-        0xeb, 0xfe,       // jmp $
-    ];
-    kick::install_handler().unwrap();
-    let vm = Kvm::new().unwrap().create_vm().unwrap();
-    let ranges = [(GuestAddress(0), 0x10000)];
-    let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
-    memory.write_slice(&code, GuestAddress(0x1000)).unwrap();
-    let region = kvm_userspace_memory_region {
-        memory_size: 0x10000,
-        userspace_addr: memory.get_host_address(GuestAddress(0)).unwrap() as u64,
-        ..Default::default()
-    };
-    // SAFETY: the memory outlives the vCPU, whose thread is joined below.
-    unsafe { vm.set_user_memory_region(region) }.unwrap();
-    let fd = vm.create_vcpu(0).unwrap();
-    let mut sregs = fd.get_sregs().unwrap();
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    fd.set_sregs(&sregs).unwrap();
-    let mut regs = fd.get_regs().unwrap();
-    regs.rip = 0x1000;
-    fd.set_regs(&regs).unwrap();
-
-    let (on_port, port_asked, port_answer) = slow();
-    let (on_page, page_asked, page_answer) = slow();
-    let (mut pio, mut mmio) = (Bus::default(), Bus::default());
-    pio.insert(PORT, 1, on_port).unwrap();
-    mmio.insert(PAGE, 4096, on_page).unwrap();
-    let exit = Arc::new(ExitBox::new().unwrap());
-    let mailboxes = Arc::new(Mailboxes::new(1).unwrap());
-    let alarmed = mailboxes.clone();
-    exit.set_alarm(move || alarmed.alarm());
-    let shared = Arc::new(Shared {
-        pio,
-        mmio,
-        memory: memory.clone(),
-        reset: Arc::new(ResetFlag::new(memory, false, || false)),
-        exit: exit.clone(),
-    });
-    let mailbox = mailboxes.iter().next().unwrap().clone();
-    let vcpu = Vcpu::new(0, fd, shared, mailbox);
-    let thread = std::thread::spawn(move || vcpu.run());
-
-    const SOON: Duration = Duration::from_secs(20);
-    for (asked, answer, byte, behind) in [
-        (port_asked, port_answer, 0x5a, 0x1004),
-        (page_asked, page_answer, 0x77, 0x100c),
-    ] {
-        asked.recv_timeout(SOON).unwrap();
-        mailboxes.park();
-        answer.send(byte).unwrap();
-        let end = Instant::now() + SOON;
-        while !mailboxes.all_parked() {
-            assert!(Instant::now() < end, "it does not park");
-        }
-        let state = mailboxes.states(SOON).remove(0);
-        let general = state.registers.expect("it answers").general;
-        assert_eq!(general.rip, behind, "the instruction has been executed");
-        assert_eq!(general.rax as u8, byte);
-        assert!(state.parked);
-        mailboxes.unpark();
-    }
-    exit.post(Exit::Quit);
-    thread.join().unwrap();
 }
 
 // ------------------------------------------------------------------------------------------ the end
