@@ -1,22 +1,43 @@
 //! Bantam: a minimal KVM hypervisor.
 //!
 //! One process opens /dev/kvm, maps guest memory, loads a kernel and drives vCPU threads, while the
-//! serial console and virtio-blk disks are served by an epoll event loop. To read it, take the rooms
-//! in this order:
+//! serial console and the queues of virtio devices are served by an epoll event loop. The shortest program
+//! of this kind is `examples/floor.rs`, 200 lines; read it first. Then take the rooms in this order:
 //!
 //! 1. [`cli`]: what a user types; [`config`]: what a machine is, every value checked once;
 //! 2. [`machine`]: from a configuration to a running machine and to its exit, the only place where
-//!    the parts meet. Start with [`machine::plan`], [`machine::builder`], [`machine::vcpu`];
-//! 3. [`arch`]: memory layout, registers, CPUID, ACPI, SMBIOS: what the guest takes for a PC;
-//! 4. [`boot`]: what a kernel image is and how it is entered;
-//! 5. [`devices`]: what sits on a port; [`virtio`]: the MMIO transport and the block device;
-//! 6. [`storage`]: where sectors live; [`disk_image`]: disk images as files; [`terminal`]: raw mode that always ends.
+//!    the parts meet. Start with [`machine::parts`], the list of all parts; then [`machine::plan`],
+//!    [`machine::builder`], [`machine::vcpu`], [`machine::run`], [`machine::handle`];
+//! 3. [`board`]: what a part, its place and its device are to the machine: ports, pages, interrupt
+//!    lines, queues, and a life with pauses;
+//! 4. [`devices`]: what sits on a port. The shortest is [`devices::pvpanic`];
+//! 5. [`virtio`]: registers, rings and turns, which all virtio devices have in common; [`virtio::rng`], the
+//!    shortest of them, then [`virtio::block`];
+//! 6. [`memory`]: guest RAM; [`storage`]: where sectors live and how they move; [`disk_image`]: disk
+//!    images as files;
+//! 7. [`console`]: bytes between the serial port and a terminal, and raw mode that always ends;
+//! 8. [`boot`]: what a kernel image is and how it is entered;
+//! 9. [`arch`]: memory layout, registers, CPUID, ACPI, SMBIOS: what the guest takes for a PC.
 //!
-//! [`error`], [`limits`] and [`unnamed`] are used by all of them.
+//! [`error`], [`limits`], [`sync`] and [`unnamed`] may be used by all of them.
 //!
-//! Arrows point one way: `cli -> { machine, disk_image } -> { boot, devices, virtio, storage } -> arch`. Only
-//! `machine` and `arch` know KVM; a device takes guest memory and an interrupt line, as types that
-//! a unit test can give it.
+//! The house has floors, and a room uses only rooms on floors below its own, though not all of those:
+//!
+//! ```text
+//!   cli
+//!   machine
+//!   console
+//!   config
+//!   virtio    boot    disk_image
+//!   devices   storage
+//!   board     memory
+//!   arch
+//! ```
+//!
+//! Only `machine` makes KVM calls
+//! (`cli` asks for KVM's capabilities, `arch` knows its structures); a device takes guest memory, an interrupt
+//! line and an image as values that a unit test can give it. docs/architecture.md has the whole picture,
+//! the words of the field, and the steps by which a device is added.
 
 // What a guest, a file or a user can choose must never bring the VMM down, nor must a reader that has
 // gone away, at which `println` panics. This is denied here and not in Cargo.toml, whose lints are for

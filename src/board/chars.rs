@@ -1,4 +1,8 @@
 //! A character device of the guest: bytes out, bytes in.
+//!
+//! The console ([`console`](crate::console)) moves bytes between such a device and the outside, and does
+//! not know which device it is. No call waits: where there is nothing to take, or no room, the device
+//! makes its wake-up readable when that has changed.
 
 use std::os::fd::RawFd;
 

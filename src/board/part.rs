@@ -1,4 +1,8 @@
 //! What a part says of itself.
+//!
+//! A part is a device before there is a machine. It says what it needs of the board, what the dry-run
+//! prints of it, what the guest finds of it in the DSDT, and how the device is made. It outlives the
+//! machine: with `--reboot`, each life builds a new device out of the same part.
 
 use acpi_tables::AmlSink;
 

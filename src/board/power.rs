@@ -1,4 +1,8 @@
 //! What a guest asks of its machine.
+//!
+//! A device that can power the machine off or reset it does not do so: it tells a [`PowerSink`] that it
+//! was given. What is to become of the machine is decided behind that
+//! ([`machine::ending`](crate::machine::ending)).
 
 use std::sync::Arc;
 

@@ -1,4 +1,8 @@
 //! A queue that somebody has to work at: an event loop, or a thread of its own.
+//!
+//! The queue of a device does nothing by itself. Whoever watches its file descriptors gives it a turn
+//! when one of them is readable ([`Pump::run`]). A turn has a bound, so that one queue does not keep the
+//! others of its loop waiting; what it leaves behind says when the next one is due.
 
 use std::time::Duration;
 

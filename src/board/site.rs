@@ -1,4 +1,10 @@
 //! Where a part is built: what it finds there, and what it leaves.
+//!
+//! A [`Site`] is all that a part gets. What it finds there is guest RAM, a way to ask for power off or
+//! reset, and [`Wires`], by which KVM pulls interrupt lines and hears of notifications; a test can lay
+//! wires of its own. What it leaves is a device on a bus and, if it has any, queues, a character device,
+//! or the line of the power button. When all parts are built, that is what the machine works with, and it
+//! does not know which part has left what.
 
 use std::io;
 use std::sync::Arc;

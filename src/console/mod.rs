@@ -5,7 +5,7 @@
 //!   serial port ◀─ line.rs ◀─ keys.rs (a terminal only) ◀─ stdin
 //! ```
 //!
-//! - [`line`]: the subscriber of the event loop that moves the bytes, with [`stall`] for a guest that
+//! - [`mod@line`]: the subscriber of the event loop that moves the bytes, with [`stall`] for a guest that
 //!   does not read;
 //! - [`output`]: an output that never blocks;
 //! - [`endpoints`]: opens what the configuration names;

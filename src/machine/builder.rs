@@ -2,12 +2,13 @@
 //!
 //! 1. guest RAM: a memory slot set after the interrupt controllers exist costs KVM more;
 //! 2. TSS and identity map: VMX wants their addresses before the first vCPU;
-//! 3. irqchip, PIT: before vCPUs, which get their local APICs from it;
-//! 4. vCPUs, on their own thread; meanwhile, here, devices, each with its ioeventfd and irqfd;
-//! 5. the word to run, last of all: no guest instruction before everything stands.
+//! 3. irqchip: before vCPUs, which get their local APICs from it; then the PIT, a timer;
+//! 4. devices: each part of the plan's board builds its own on a [`Site`], which ties it to KVM by
+//!    irqfds and ioeventfds ([`Wires`]).
 //!
-//! Meanwhile a thread of its own brings kernel, initrd and boot tables into RAM, and the one that
-//! will run the first vCPU makes them all ([`super::vcpus`]).
+//! Two other threads are at work meanwhile. One brings kernel, initrd and boot tables into RAM. The other is the
+//! one that will run the first vCPU: it makes all vCPUs as soon as the irqchip is there
+//! ([`vcpu::make`](super::vcpu::make)). Nobody runs before [`Machine::run`](super::run) says so.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};

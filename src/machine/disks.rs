@@ -1,4 +1,7 @@
 //! From the disks of a configuration to open images.
+//!
+//! An image is opened and locked here, once for all lives of a machine. A disk whose writes are thrown
+//! away gets its overlay here. What comes out is the model of a disk, for the list of parts.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! What this host can do: /dev/kvm, its capabilities, and the kind of virtualization behind it.
+//!
+//! A start needs the first two, and an error that says what to do where one is missing. The kind decides
+//! what a host runs: with VMX or SVM any kernel, with PVM only kernels that were built for it.
 
 use std::ffi::CString;
 use std::io;

@@ -1,6 +1,8 @@
 //! The list of parts: everything on a machine's buses, in the order in which the board gives out places.
 //!
-//! Adding a device means a folder or file of its own, and one line here.
+//! Adding a device means a folder or file of its own, and one line here (docs/architecture.md, "To add a
+//! device"). The board gives out register pages and interrupt lines in this order, so disks come first: the first
+//! disk is at the same address whatever else a machine has.
 
 use crate::board::Part;
 use crate::config::VmConfig;

@@ -1,6 +1,6 @@
 //! What can be seen of a machine from outside: what it is doing, its vCPUs and its devices, at one moment.
 //!
-//! People read it at Ctrl-a c; programs get the same as JSON.
+//! Ctrl-a c shows it to people, without the devices; by serde all of it becomes JSON, for programs.
 
 use std::fmt;
 use std::time::Duration;

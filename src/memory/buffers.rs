@@ -1,4 +1,9 @@
 //! A list of guest memory ranges as the kernel's `struct iovec`, checked once.
+//!
+//! A driver names its buffers by guest physical addresses; preadv(2), pwritev(2) and io_uring want
+//! addresses of this process. [`IoBuffers::push`] turns one into the other, and refuses what is not RAM.
+//! Direct I/O wants buffers at multiples of a block's length as well; where the guest's are not, a buffer
+//! of our own goes between ([`IoBuffers::align`]).
 
 use std::alloc::{self, Layout};
 use std::io;

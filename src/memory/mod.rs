@@ -4,8 +4,8 @@
 //! - [`objects`]: small things in it, such as descriptors and headers, read or written once;
 //! - [`buffers`]: ranges of it as the kernel's `struct iovec`, checked once: no copy on the way to a file.
 //!
-//! Which pages a guest has changed will be known here as well, once something asks for it: all writes
-//! of the VMM into guest RAM go through these three files and vm-memory.
+//! All writes of the VMM into guest RAM go through these three files and vm-memory, and so do the addresses
+//! that a host's system call is to write to.
 
 pub mod buffers;
 pub mod objects;

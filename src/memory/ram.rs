@@ -1,4 +1,9 @@
 //! Guest RAM, populated as the guest touches it.
+//!
+//! RAM is one mapping of this process for each stretch of guest physical memory. The host gives it no
+//! page before somebody touches one, so a guest of 4 GiB that uses 100 MiB costs 100 MiB. The mapping
+//! stays until the process ends: whatever still works with it, such as a transfer of the host's kernel,
+//! never finds it gone.
 
 use std::fs::File;
 use std::io;

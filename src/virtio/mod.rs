@@ -1,13 +1,15 @@
 //! Virtio 1.2 devices.
 //!
 //! ```text
-//!   vCPU thread                                        event loop, or a thread of the queue's own
-//!   ───────────                                        ──────────────────────────────────────────
+//!   vCPU thread                                          event loop, or a thread of the queue's own
+//!   ───────────                                          ──────────────────────────────────────────
 //!   transport/   register words, interrupt line
 //!   front.rs     status, features, queues ──DRIVER_OK──▶ worker.rs   a queue's turn, its bounds, spinning
-//!   QueueNotify ─────────────ioeventfd──────────────────▶ ring.rs     takes chains, answers them
-//!                                                         chain.rs    a chain, read once
-//!   interrupt   ◀──────────────irqfd──── signal.rs ◀────── Handler     what the device does with a chain
+//!   QueueNotify ────────────ioeventfd──────────────────▶   ring.rs     takes a chain
+//!                                                          chain.rs    reads it once
+//!                                                          Handler     does what the device is for
+//!                                                          ring.rs     answers the chain
+//!   interrupt   ◀─────irqfd───── signal.rs ◀────────────── ring.rs     tells the driver, if it wants that
 //! ```
 //!
 //! What differs from one type of device to another is in three traits of [`device`]: a [`Model`] is what is

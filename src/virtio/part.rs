@@ -1,4 +1,8 @@
 //! A virtio device on the board: a model behind the registers of the MMIO transport.
+//!
+//! This is all that a board sees of virtio. It is the same for each type of device: a page and a line, an
+//! entry in the DSDT, an irqfd, and an ioeventfd for each queue, so that a kick costs no exit to user
+//! space.
 
 use std::sync::Arc;
 

@@ -1,4 +1,8 @@
 //! One queue of a device, as an event loop and the front see it: a worker under its lock, and what wakes it.
+//!
+//! Two parties come to the worker. The loop gives it turns; the front, on a vCPU's thread, gives it a
+//! ring at DRIVER_OK and takes it away at a reset. The lock lets one of them in at a time, and is free
+//! between two turns.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,4 +1,7 @@
 //! What a driver writes before DRIVER_OK, whatever registers it writes it to: features and queues.
+//!
+//! It is kept as it was written, and looked at as a whole when the driver says that it is ready: only
+//! then are a queue's size and addresses worth checking, as a driver writes an address in two halves.
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;

@@ -39,13 +39,8 @@ fn main() {
     let mut trials = Vec::new();
     for (name, format, options, cpus) in kinds {
         let name = format!("{name}_loses_nothing_by_pauses");
-<<<<<<< HEAD:tests/pause.rs
-        trials.push(trial(name, missing.as_deref(), move || {
-            disk(format, options, cpus);
-=======
         trials.push(trial(name, missing.as_deref(), move || {
             disks::paused(format, options, cpus);
->>>>>>> pause:tests/pause/main.rs
         }));
     }
     let tests: [(&str, fn()); 10] = [

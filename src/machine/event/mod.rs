@@ -2,8 +2,8 @@
 //!
 //! | subscriber | file descriptors |
 //! |---|---|
-//! | [`Control`](crate::machine::control::Control) | end of the machine, signals, time limit |
-//! | [`Console`](crate::console::Console) | stdin, stdout when it was full, the UART's wake-up |
+//! | [`Control`](crate::machine::control::Control) | end of the machine, the last vCPU has parked, signals, time limit and the time to power off |
+//! | [`Console`](crate::console::Console) | the serial port's wake-up and timer, stdin, stdout when it was full, the timer of a guest that takes no input |
 //! | [`QueueIo`](queue_io::QueueIo) | the ioeventfd of a device's queue, its event fd, the timer of its rate limit |
 
 pub mod io_thread;

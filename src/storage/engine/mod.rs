@@ -2,7 +2,7 @@
 //!
 //! | engine | for | how |
 //! |---|---|---|
-//! | [`uring`] | raw images | io_uring(7): a batch is one system call, or none where the page cache has it all |
+//! | [`uring`] | raw images | io_uring(7): a batch is one system call; a write into the page cache is a call by itself, and is made at once |
 //! | [`threads`] | all images, and hosts that forbid io_uring | a few threads that do blocking calls |
 //! | [`layered`] | overlays | both of them: io_uring where one file has all the bytes |
 

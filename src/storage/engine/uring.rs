@@ -6,6 +6,9 @@
 //!                                   └─ event fd, unless somebody is looking anyway
 //! ```
 //!
+//! One kind of job does not go this way: a write into the page cache is made at once, by pwritev(2)
+//! (`submit` says why).
+//!
 //! A short transfer is continued where it stopped. No request allocates: jobs live in a table that
 //! is indexed by their tokens.
 

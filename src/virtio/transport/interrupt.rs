@@ -1,4 +1,8 @@
 //! The interrupt of the MMIO transport: a status word that says what it is about, and a line.
+//!
+//! A driver that is interrupted reads InterruptStatus and writes the bits that it has seen to
+//! InterruptACK (virtio 1.2, 4.2.2). The line is edge-triggered, so the bit is set first and the line is
+//! pulled then: a driver that looks because of the edge finds the bit.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
