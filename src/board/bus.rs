@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::BusDevice;
+use super::device::BusDevice;
 
 struct Slot {
     start: u64,

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - [`part`]: what a part says of itself, before there is a machine;
-//! - [`place`]: who is where: names, register pages and interrupt lines are given out here and nowhere else;
+//! - [`list`]: the list; names, register pages and interrupt lines are given out here and nowhere else;
+//!   [`place`]: what one of them is given;
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
 //! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices, queues for an event
 //!   loop;
@@ -21,6 +22,7 @@ pub mod aml;
 pub mod bus;
 pub mod chars;
 pub mod device;
+pub mod list;
 pub mod part;
 pub mod place;
 pub mod power;
@@ -30,8 +32,9 @@ pub mod site;
 pub use bus::Bus;
 pub use chars::CharDevice;
 pub use device::{BusDevice, IrqLine, Lifecycle, StateError};
+pub use list::{Board, BoardFull, Placed};
 pub use part::{Names, Need, Part};
-pub use place::{Board, BoardFull, Place, Placed};
+pub use place::Place;
 pub use power::{PowerRequest, PowerSink};
 pub use pump::{Pump, Turn};
 pub use site::{Site, SiteError, Wires};

@@ -6,7 +6,8 @@
 
 use acpi_tables::AmlSink;
 
-use super::{Place, Site, SiteError};
+use super::place::Place;
+use super::site::{Site, SiteError};
 
 /// How the guest's names for parts of one kind go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,8 +13,11 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, Overlap};
+use super::chars::CharDevice;
+use super::device::{BusDevice, IrqLine, Lifecycle};
 use super::place::{Place, Range};
-use super::{BusDevice, CharDevice, IrqLine, Lifecycle, PowerSink, Pump};
+use super::power::PowerSink;
+use super::pump::Pump;
 use crate::error::io_reason;
 
 /// Why a part cannot be built.

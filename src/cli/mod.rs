@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod habit_values;
 pub mod habits;
 mod image;
 mod inspect;

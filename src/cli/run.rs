@@ -100,6 +100,7 @@ fn announce(exit: &Exit) -> Result<ExitStatus, Failure> {
                 "its last console lines say why",
             );
         }
+        #[cfg(panic = "unwind")]
         Exit::Defect => {
             return failure(
                 "a vCPU thread of bantam itself panicked".into(),

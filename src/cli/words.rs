@@ -11,7 +11,8 @@ use std::path::Path;
 
 use clap::{Arg, Command};
 
-use super::habits::{Answer, HABITS, Habit, instead};
+use super::habit_values::instead;
+use super::habits::{Answer, HABITS, Habit};
 use crate::error::{ExitStatus, Failure, nearest};
 
 /// What an argument is.

@@ -13,7 +13,10 @@ use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Broken, Chain, Complaints, Signal};
+use super::chain::Chain;
+use super::complaints::Complaints;
+use super::ring::Broken;
+use super::signal::Signal;
 use crate::board::{CharDevice, Names, SiteError, StateError, device};
 
 /// A device as it is planned. It lives over all lives of a machine, each of which has its own [`Made`].

@@ -16,10 +16,11 @@ use virtio_bindings::bindings::virtio_ring::{
 };
 use virtio_queue::Queue;
 
+use super::device::{Host, Made, VirtioDevice};
 use super::queue::VirtQueue;
+use super::ring::Ring;
 use super::setup::{DriverSetup, QueueSetup};
 use super::signal::{STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET};
-use super::{Host, Made, Ring, VirtioDevice};
 use crate::board::device::{from_value, to_value};
 use crate::board::{SiteError, StateError};
 use crate::sync::lock;

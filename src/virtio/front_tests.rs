@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::board::Pump;
+use crate::virtio::chain::Chain;
+use crate::virtio::complaints::Complaints;
 use crate::virtio::device::copy_config;
+use crate::virtio::device::{Handler, MadeQueue, Taken};
+use crate::virtio::ring::Broken;
+use crate::virtio::signal::{Bell, Signal};
 use crate::virtio::signal::{STATUS_ACKNOWLEDGE, STATUS_DRIVER};
-use crate::virtio::{Bell, Broken, Chain, Complaints, Handler, MadeQueue, Signal, Taken};
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

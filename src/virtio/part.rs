@@ -9,9 +9,12 @@ use std::sync::Arc;
 use acpi_tables::aml::{self, Device, Memory32Fixed, Name, Path, ResourceTemplate};
 use acpi_tables::{Aml, AmlSink};
 
+use super::complaints::Complaints;
+use super::device::{Host, Model};
+use super::front::Front;
+use super::signal::Signal;
 use super::transport::interrupt::Interrupt;
 use super::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
-use super::{Complaints, Front, Host, Model, Signal};
 use crate::board::aml::edge;
 use crate::board::{Need, Part, Place, Pump, Site, SiteError};
 

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Host, MadeQueue, Worker};
+use super::device::{Host, MadeQueue};
+use super::worker::Worker;
 use crate::board::site::event_fd;
 use crate::board::{Pump, SiteError, Turn};
 use crate::sync::lock;

@@ -13,8 +13,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::chain::Chain;
+use super::complaints::Complaints;
+use super::device::{Handler, Room};
+use super::ring::{Broken, Ring};
+use super::signal::Signal;
 use super::spin::{For, Spin};
-use super::{Broken, Chain, Complaints, Handler, Ring, Room, Signal};
 use crate::board::Turn;
 
 /// What a turn may count for before other queues, and a vCPU that wants to reset the device, get theirs.

@@ -29,7 +29,8 @@ pub enum Exit {
     TimeLimit,
     /// The guest's kernel said that it has panicked.
     Panicked,
-    /// A vCPU thread of ours panicked.
+    /// A vCPU thread of ours panicked. In a release build that ends the whole process at once.
+    #[cfg(panic = "unwind")]
     Defect,
     /// A vCPU cannot go on.
     Crashed(Box<Crash>),
@@ -42,7 +43,9 @@ impl Exit {
             Exit::PoweredOff | Exit::Reset(_) | Exit::Quit => ExitStatus::Success,
             Exit::Signal(_) => ExitStatus::Signal,
             Exit::TimeLimit => ExitStatus::TimeLimit,
-            Exit::Panicked | Exit::Defect | Exit::Crashed(_) => ExitStatus::GuestCrash,
+            Exit::Panicked | Exit::Crashed(_) => ExitStatus::GuestCrash,
+            #[cfg(panic = "unwind")]
+            Exit::Defect => ExitStatus::GuestCrash,
         }
     }
 }

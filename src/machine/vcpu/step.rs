@@ -83,6 +83,7 @@ impl Vcpu {
         let mailbox = self.mailbox.clone();
         let exit = self.shared.exit.clone();
         let _kicked_here = mailbox.thread.enter(Some(self.fd.get_kvm_run()));
+        #[cfg(panic = "unwind")]
         let _last_word = EndOnPanic(exit.clone());
         loop {
             // An end is among what is told: `ExitBox::post` asks for attention.
@@ -226,9 +227,11 @@ impl Resident for Vcpu {
     }
 }
 
-/// A machine does not outlive one of its vCPU threads: a defect of ours that panics ends it all.
+/// Where a panic unwinds its thread alone, a machine does not outlive one of its vCPU threads: a defect of ours that panics ends it all.
+#[cfg(panic = "unwind")]
 struct EndOnPanic(Arc<ExitBox>);
 
+#[cfg(panic = "unwind")]
 impl Drop for EndOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {

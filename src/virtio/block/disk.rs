@@ -11,7 +11,9 @@ use super::request::{Geometry, MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS};
 use super::{BlockModel, QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
 use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
-use crate::virtio::{Complaints, Host, Limiter};
+use crate::virtio::complaints::Complaints;
+use crate::virtio::device::Host;
+use crate::virtio::limit::Limiter;
 
 /// Data segments per request: the ring less the header and the status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;

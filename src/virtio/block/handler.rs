@@ -21,7 +21,9 @@ use super::request::{Operation, Request, Status, Unanswerable};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
 use crate::memory::{IoBuffers, objects};
 use crate::storage::{Engine, Job, Work, engine};
-use crate::virtio::{Answer, Broken, Chain, Handler, Room, Taken};
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{Answer, Handler, Room, Taken};
+use crate::virtio::ring::Broken;
 
 /// So many bytes (128 KiB) count for a request more.
 const BYTES_SHIFT: u32 = 17;

@@ -23,7 +23,7 @@ use crate::error::escaped;
 use crate::memory::IoBuffers;
 use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
 use crate::virtio::device::copy_config;
-use crate::virtio::{Host, Made, MadeQueue, Model, VirtioDevice};
+use crate::virtio::device::{Host, Made, MadeQueue, Model, VirtioDevice};
 pub use disk::Disk;
 pub use handler::Requests;
 

@@ -13,9 +13,10 @@ use std::time::Instant;
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use crate::board::{Names, SiteError};
-use crate::virtio::{
-    Broken, Chain, Handler, Host, Limiter, Made, MadeQueue, Model, Room, Taken, VirtioDevice,
-};
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{Handler, Host, Made, MadeQueue, Model, Room, Taken, VirtioDevice};
+use crate::virtio::limit::Limiter;
+use crate::virtio::ring::Broken;
 
 /// Device type 4 (virtio 1.2, section 5).
 const ENTROPY_DEVICE: u32 = 4;

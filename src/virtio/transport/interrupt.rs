@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::board::IrqLine;
-use crate::virtio::Bell;
+use crate::virtio::signal::Bell;
 
 /// InterruptStatus bit 0: a used buffer notification (virtio 1.2, 4.2.2).
 pub const ISR_USED_BUFFER: u32 = 1;

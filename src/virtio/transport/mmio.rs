@@ -22,7 +22,7 @@ use super::interrupt::Interrupt;
 use crate::board::device::{from_value, to_value};
 use crate::board::{BusDevice, Lifecycle, StateError};
 use crate::sync::lock;
-use crate::virtio::Front;
+use crate::virtio::front::Front;
 
 /// Offset of the register that the driver notifies a queue by.
 pub const QUEUE_NOTIFY: u64 = 0x050;
