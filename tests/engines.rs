@@ -91,7 +91,7 @@ fn exercise_image(image: &Arc<dyn Image>, mut disk: Vec<u8>, mode: IoMode, seed:
     let memory = Arc::new(memory);
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     // Not by threads instead.
-    let mut engine: Box<dyn Engine> = match (mode, image.clone().overlay()) {
+    let mut engine: Box<dyn Engine> = match (mode, image.clone().layers()) {
         (IoMode::Uring, Some(overlay)) => {
             Box::new(Layered::new(overlay, SLOTS, 16, &event).unwrap())
         }
@@ -355,7 +355,7 @@ fn a_drain_ends_everything() {
                 len: 512,
                 unmap: true,
             };
-            let work = match image.clone().overlay() {
+            let work = match image.clone().layers() {
                 Some(_) => zero,
                 None => Work::Flush,
             };

@@ -4,6 +4,7 @@ use clap::Args;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
+use super::print;
 use super::run::LAB;
 use crate::error::{ExitStatus, help_for};
 use crate::machine::host::{self, Backend, KvmError};
@@ -47,8 +48,8 @@ struct Report {
 pub fn check(args: &CheckArgs) -> ExitStatus {
     let report = examine();
     let printed = match args.json {
-        true => super::print_json(&report),
-        false => super::print_text(&describe(&report)),
+        true => print::json(&report),
+        false => print::text(&describe(&report)),
     };
     match printed {
         Ok(_) if report.able => ExitStatus::Success,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::print;
 use crate::config::values::image_size;
 use crate::disk_image::convert::convert;
 use crate::disk_image::create::{self, Create};
@@ -124,7 +125,7 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
         Command::Info { format, json, path } => {
             let info = info::info(path, *format).map_err(failed)?;
             if *json {
-                return super::print_json(&info);
+                return print::json(&info);
             }
             info.text()
         }
@@ -160,7 +161,7 @@ pub fn image(args: &ImageArgs) -> Result<ExitStatus, Failure> {
             format!("{path}: {} where it was {}\n", amount(new), amount(old))
         }
     };
-    super::print_text(&text)
+    print::text(&text)
 }
 
 /// A line on standard error that tells how far long work is, where somebody may be looking.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::print;
 use crate::boot::{Kernel, inspect};
 use crate::config::elsewhere;
 use crate::error::{ExitStatus, Failure};
@@ -21,5 +22,5 @@ pub fn inspect(args: &InspectArgs) -> Result<ExitStatus, Failure> {
         .map_err(|error| Failure::new(ExitStatus::Usage, &error))?;
     let kernel =
         Kernel::open(&args.image).map_err(|error| Failure::new(ExitStatus::Start, &error))?;
-    super::print_text(&inspect::inspect(&kernel).text())
+    print::text(&inspect::inspect(&kernel).text())
 }

@@ -9,16 +9,16 @@ mod habit_values;
 pub mod habits;
 mod image;
 mod inspect;
+mod print;
 mod run;
 mod words;
 
 use std::ffi::OsString;
-use std::io::Write;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, escaped, escaped_json, escaped_lines, say};
+use crate::error::{ExitStatus, Failure, escaped, say};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -105,7 +105,7 @@ fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure>
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bantam", &mut script);
-            print_bytes(&script)
+            print::bytes(&script)
         }
         Command::Man { into } => man(into.as_deref()),
     }
@@ -153,33 +153,8 @@ fn man(into: Option<&std::path::Path>) -> Result<ExitStatus, Failure> {
             clap_mangen::Man::new(command)
                 .render(&mut page)
                 .map_err(failed)?;
-            return print_bytes(&page);
+            return print::bytes(&page);
         }
     }
     Ok(ExitStatus::Success)
-}
-
-/// Prints lines to standard output. What is in them from outside is escaped already; whatever was
-/// forgotten does not reach a terminal.
-fn print_text(text: &str) -> Result<ExitStatus, Failure> {
-    print_bytes(escaped_lines(text).as_bytes())
-}
-
-/// Prints JSON to standard output.
-fn print_json(value: &impl serde::Serialize) -> Result<ExitStatus, Failure> {
-    // Strings, numbers and lists of them: cannot fail.
-    let json = serde_json::to_string_pretty(value).unwrap_or_default();
-    print_bytes(format!("{}\n", escaped_json(&json)).as_bytes())
-}
-
-/// Prints to standard output; a reader that has gone (`| head`) is no error.
-fn print_bytes(bytes: &[u8]) -> Result<ExitStatus, Failure> {
-    match std::io::stdout().write_all(bytes) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure {
-            status: ExitStatus::Start,
-            error: format!("cannot print: {}", crate::error::io_reason(&error)),
-            help: "check what standard output is redirected to".into(),
-        }),
-        _ => Ok(ExitStatus::Success),
-    }
 }

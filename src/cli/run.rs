@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 
 use super::args::RunArgs;
+use super::print;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
 use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
@@ -34,7 +35,7 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
     if args.dry_run {
-        super::print_text(&report::describe(&plan))?;
+        print::text(&report::describe(&plan))?;
     }
     if host::is_pvm() && plan.kernel.is_lost_on_pvm() {
         return Err(start(StartError::LostOnPvm {

@@ -6,16 +6,58 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::PlanError;
 use crate::config::Disk;
-use crate::storage::{IoMode, Overlay, engine, open};
+use crate::error::{Help, io_reason};
+use crate::storage::{IoMode, OpenError, Overlay, OverlayError, engine, open};
 use crate::virtio::block::BlockModel;
+
+/// Why a disk cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Its image.
+    #[error(transparent)]
+    Image(#[from] OpenError),
+    /// The file for what is written to a snapshot.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// io_uring was asked for by name.
+    #[error("no io_uring: {}", io_reason(source))]
+    Uring {
+        /// The host's reason.
+        source: std::io::Error,
+    },
+    /// One image under two names, or twice under one.
+    #[error("disks {} and {} are the same image", first.display(), second.display())]
+    Same {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+}
+
+impl Help for DiskError {
+    fn help(&self) -> String {
+        match self {
+            DiskError::Image(error) => error.help(),
+            DiskError::Overlay(error) => error.help(),
+            DiskError::Uring { .. } => {
+                "leave 'io=uring' away, or allow it: sysctl kernel.io_uring_disabled".into()
+            }
+            DiskError::Same { .. } => {
+                "attach it once, or with ',snapshot' or ',ro' each time; two disks that write to one \
+                 image destroy it"
+                    .into()
+            }
+        }
+    }
+}
 
 /// Opens and locks the images of `configs`, in order.
 ///
 /// # Errors
 /// Those of the images; and when one of them is there twice, and written to.
-pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, PlanError> {
+pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, DiskError> {
     let mut disks = Vec::new();
     // Device and inode of each, its path, and whether it is only read.
     let mut seen: Vec<((u64, u64), PathBuf, bool)> = Vec::new();
@@ -27,7 +69,7 @@ pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, PlanError> {
             std::fs::metadata(&config.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == *identity)
         });
         if let Some((_, first, _)) = same.filter(|(.., other_reads)| !(*other_reads && reads)) {
-            return Err(PlanError::SameDisk {
+            return Err(DiskError::Same {
                 first: first.clone(),
                 second: config.path.clone(),
             });
@@ -38,7 +80,7 @@ pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, PlanError> {
             image = Arc::new(Overlay::over(image, &config.path)?);
         }
         if config.io == IoMode::Uring {
-            engine::check_uring().map_err(|source| PlanError::Uring { source })?;
+            engine::check_uring().map_err(|source| DiskError::Uring { source })?;
         }
         seen.push((opened.identity, config.path.clone(), reads));
         disks.push(BlockModel {

@@ -2,10 +2,9 @@
 //!
 //! Mistakes end here, before anything has been started. `bantam run --dry-run` prints the result.
 
-use std::path::PathBuf;
-
+use super::disks::{self, DiskError};
 use super::identity::{self, IdentityError};
-use super::{disks, parts};
+use super::parts;
 use crate::board::{Board, BoardFull};
 use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
@@ -13,8 +12,7 @@ use crate::boot::{
     Cache, Initrd, Iso, IsoError, Kernel, KernelError, Placement, ProtocolChoice, Unpack,
 };
 use crate::config::{BootFrom, VmConfig};
-use crate::error::{ExitStatus, Help, io_reason};
-use crate::storage::{OpenError, OverlayError};
+use crate::error::{ExitStatus, Help};
 
 /// A machine that could be started.
 #[derive(Debug)]
@@ -53,29 +51,12 @@ pub enum PlanError {
     /// A credential, or the machine's number.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A disk image.
+    /// A disk.
     #[error(transparent)]
-    Disk(#[from] OpenError),
-    /// The file for what is written to a snapshot.
-    #[error(transparent)]
-    Overlay(#[from] OverlayError),
+    Disk(#[from] DiskError),
     /// There are more parts than places.
     #[error(transparent)]
     Full(#[from] BoardFull),
-    /// io_uring was asked for by name.
-    #[error("no io_uring: {}", io_reason(source))]
-    Uring {
-        /// The host's reason.
-        source: std::io::Error,
-    },
-    /// One image under two names, or twice under one.
-    #[error("disks {} and {} are the same image", first.display(), second.display())]
-    SameDisk {
-        /// One.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
 }
 
 impl PlanError {
@@ -83,16 +64,14 @@ impl PlanError {
     pub fn status(&self) -> ExitStatus {
         match self {
             PlanError::Cmdline(_)
-            | PlanError::SameDisk { .. }
+            | PlanError::Disk(DiskError::Same { .. })
             | PlanError::Full(_)
             | PlanError::Identity(IdentityError::NoRoom { .. }) => ExitStatus::Usage,
             PlanError::Kernel(_)
             | PlanError::Iso(_)
             | PlanError::Initrd(_)
             | PlanError::Identity(_)
-            | PlanError::Disk(_)
-            | PlanError::Overlay(_)
-            | PlanError::Uring { .. } => ExitStatus::Start,
+            | PlanError::Disk(_) => ExitStatus::Start,
         }
     }
 }
@@ -106,16 +85,7 @@ impl Help for PlanError {
             PlanError::Cmdline(error) => error.help(),
             PlanError::Identity(error) => error.help(),
             PlanError::Disk(error) => error.help(),
-            PlanError::Overlay(error) => error.help(),
             PlanError::Full(error) => error.help(),
-            PlanError::Uring { .. } => {
-                "leave 'io=uring' away, or allow it: sysctl kernel.io_uring_disabled".into()
-            }
-            PlanError::SameDisk { .. } => {
-                "attach it once, or with ',snapshot' or ',ro' each time; two disks that write to one \
-                 image destroy it"
-                    .into()
-            }
         }
     }
 }

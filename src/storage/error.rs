@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::SECTOR_BYTES;
 use super::foreign::Foreign;
+use super::image::SECTOR_BYTES;
 use crate::error::{Help, io_reason};
 
 /// Why a disk image cannot be used.

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::access::{Access, open_file, take_lock};
+use super::aligned;
 use super::error::OpenError;
 use super::foreign::{self, Foreign};
 use super::format::{Format, QCOW2_MAGIC};
+use super::image::{Image, SECTOR_BYTES};
 use super::qcow2::Qcow2;
 use super::raw::Raw;
-use super::{Image, SECTOR_BYTES, aligned};
 
 /// An image, open and locked.
 pub struct Opened {
@@ -164,7 +165,7 @@ fn warn_of_header(file: &File, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::CacheMode;
+    use crate::storage::access::CacheMode;
     use std::io::Write;
 
     const RW: Access = Access {

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::{CacheMode, Image, IoBuffers, Work};
+use super::access::CacheMode;
+use super::image::{Image, Work};
+use crate::memory::IoBuffers;
 
 /// Direct I/O wants offsets, lengths and addresses to be multiples of one of these, depending on the
 /// device. The least comes first.

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Engine;
-use crate::storage::{Image, Job};
+use crate::storage::image::{Image, Job};
 
 /// See the [module](self).
 pub struct Inline {

@@ -19,12 +19,11 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Engine, Threads, Uring};
-use crate::storage::overlay::{Overlay, Place, hole};
-use crate::storage::{Job, Work};
+use crate::storage::image::{Job, Layers, Place, Work, hole};
 
 /// See the [module](self).
 pub struct Layered {
-    overlay: Arc<Overlay>,
+    layers: Arc<dyn Layers>,
     top: Uring,
     base: Option<Uring>,
     threads: Threads,
@@ -34,25 +33,25 @@ pub struct Layered {
 }
 
 impl Layered {
-    /// Engines for `slots` jobs on `overlay`, and at most so many `threads`.
+    /// Engines for `slots` jobs on `layers`, and at most so many `threads`.
     ///
     /// # Errors
     /// When the host has no io_uring, or not for this process.
     pub fn new(
-        overlay: Arc<Overlay>,
+        layers: Arc<dyn Layers>,
         slots: u16,
         threads: usize,
         event: &Arc<EventFd>,
     ) -> io::Result<Self> {
-        let base = match overlay.base().raw_file() {
-            Some(_) => Some(Uring::new(overlay.base().clone(), slots, event)?),
+        let base = match layers.base().raw_file() {
+            Some(_) => Some(Uring::new(layers.base().clone(), slots, event)?),
             None => None,
         };
         Ok(Layered {
-            top: Uring::new(overlay.top(), slots, event)?,
+            top: Uring::new(layers.top(), slots, event)?,
             base,
-            threads: Threads::new(overlay.clone(), threads, event.clone()),
-            overlay,
+            threads: Threads::new(layers.clone(), threads, event.clone()),
+            layers,
             in_threads: 0,
             done: VecDeque::new(),
         })
@@ -72,7 +71,7 @@ impl Layered {
 
 impl Engine for Layered {
     fn submit(&mut self, mut job: Job) {
-        let in_top = |offset, len| self.overlay.place(offset, len) == Place::Top;
+        let in_top = |offset, len| self.layers.place(offset, len) == Place::Top;
         match job.work {
             Work::Flush => self.done.push_back((job, Ok(()))),
             Work::Discard { .. } => self.top.submit(job),
@@ -81,7 +80,7 @@ impl Engine for Layered {
                 self.top.submit(job);
             }
             Work::Read { offset } => {
-                let place = self.overlay.place(offset, job.buffers.len());
+                let place = self.layers.place(offset, job.buffers.len());
                 match (place, &mut self.base) {
                     (Place::Top, _) => self.top.submit(job),
                     (Place::Base, Some(base)) => base.submit(job),
@@ -96,7 +95,7 @@ impl Engine for Layered {
                     };
                     return self.top.submit(job);
                 }
-                match self.overlay.write_whole(offset, &mut job.buffers) {
+                match self.layers.write_whole(offset, &mut job.buffers) {
                     Some(result) => self.done.push_back((job, result)),
                     None => self.by_threads(job),
                 }
@@ -112,7 +111,7 @@ impl Engine for Layered {
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
         let done = self.done.pop_front().or_else(|| {
             let (job, result) = self.top.complete()?;
-            Some((job, result.map_err(|error| self.overlay.explained(error))))
+            Some((job, result.map_err(|error| self.layers.explained(error))))
         });
         let done = done.or_else(|| self.base.as_mut()?.complete());
         done.or_else(|| {

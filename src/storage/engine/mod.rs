@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Image, Job};
+use super::image::{Image, Job};
 pub use inline::Inline;
 pub use layered::Layered;
 pub use threads::Threads;
@@ -77,16 +77,16 @@ pub fn start(
     threads: usize,
     event: &Arc<EventFd>,
 ) -> Box<dyn Engine> {
-    let overlay = image.clone().overlay();
+    let layers = image.clone().layers();
     let uring = match mode {
         IoMode::Inline => return Box::new(Inline::new(image.clone())),
         IoMode::Threads => false,
-        IoMode::Auto => image.raw_file().is_some() || overlay.is_some(),
+        IoMode::Auto => image.raw_file().is_some() || layers.is_some(),
         IoMode::Uring => true,
     };
     if uring {
-        let made: io::Result<Box<dyn Engine>> = match overlay {
-            Some(overlay) => Layered::new(overlay, slots, threads, event).map(|e| Box::new(e) as _),
+        let made: io::Result<Box<dyn Engine>> = match layers {
+            Some(layers) => Layered::new(layers, slots, threads, event).map(|e| Box::new(e) as _),
             None => Uring::new(image.clone(), slots, event).map(|e| Box::new(e) as _),
         };
         match made {

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
 use crate::limits;
-use crate::storage::{Image, Job};
+use crate::storage::image::{Image, Job};
 
 /// See the [module](self).
 pub struct Threads {

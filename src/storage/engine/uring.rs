@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
 use crate::memory::buffers::MAX_SEGMENTS_PER_CALL;
-use crate::storage::{Image, Job, Work};
+use crate::storage::image::{Image, Job, Work};
 
 /// The image's file in the ring's table of registered files, in which it is alone.
 const FILE: Fixed = Fixed(0);

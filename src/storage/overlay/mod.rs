@@ -25,8 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+use super::access::CacheMode;
+use super::image::{Image, Layers, Place, Work, hole};
 use super::raw::Raw;
-use super::{CacheMode, Image, IoBuffers, Work};
+use crate::memory::IoBuffers;
 pub use error::OverlayError;
 use grains::{Claim, Grains};
 
@@ -41,17 +43,6 @@ pub struct Overlay {
     len: u64,
     /// Memory for pieces that are on their way from the base to the top.
     spare: Mutex<Vec<Arc<GuestMemoryMmap>>>,
-}
-
-/// Where some bytes of the disk are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// All in the base.
-    Base,
-    /// All in the top.
-    Top,
-    /// Some here, some there.
-    Both,
 }
 
 impl Overlay {
@@ -91,44 +82,6 @@ impl Overlay {
             len,
             spare: Mutex::default(),
         })
-    }
-
-    /// What is read where nothing has been written.
-    pub fn base(&self) -> &Arc<dyn Image> {
-        &self.base
-    }
-
-    /// What is written, at its offsets.
-    pub fn top(&self) -> Arc<dyn Image> {
-        self.top.clone()
-    }
-
-    /// An error of the top's file, with what the user has to know of it.
-    pub fn explained(&self, error: io::Error) -> io::Error {
-        self.top.explained(error)
-    }
-
-    /// Where the `len` bytes from `offset` on are. What is in the top stays there.
-    pub fn place(&self, offset: u64, len: u64) -> Place {
-        let touched = self.grains.touched(offset, offset.saturating_add(len));
-        let end = touched.end;
-        match self.grains.run(touched) {
-            (true, same) if same >= end => Place::Top,
-            (false, same) if same >= end => Place::Base,
-            _ => Place::Both,
-        }
-    }
-
-    /// Writes what needs nothing from the base, if nobody is at work on the same grains: all that
-    /// the host does for it is a copy into its page cache.
-    pub fn write_whole(&self, offset: u64, buffers: &mut IoBuffers) -> Option<io::Result<()>> {
-        let end = offset.saturating_add(buffers.len());
-        let grain = self.grains.bytes();
-        if !offset.is_multiple_of(grain) || (!end.is_multiple_of(grain) && end < self.len) {
-            return None;
-        }
-        let claim = self.grains.try_claim(self.grains.touched(offset, end))?;
-        Some(self.put(offset, buffers, &claim))
     }
 
     fn put(&self, offset: u64, buffers: &mut IoBuffers, claim: &Claim<'_>) -> io::Result<()> {
@@ -234,6 +187,46 @@ fn write(offset: u64) -> Work {
     }
 }
 
+impl Layers for Overlay {
+    /// What is read where nothing has been written.
+    fn base(&self) -> &Arc<dyn Image> {
+        &self.base
+    }
+
+    /// What is written, at its offsets.
+    fn top(&self) -> Arc<dyn Image> {
+        self.top.clone()
+    }
+
+    /// An error of the top's file, with what the user has to know of it.
+    fn explained(&self, error: io::Error) -> io::Error {
+        self.top.explained(error)
+    }
+
+    /// Where the `len` bytes from `offset` on are. What is in the top stays there.
+    fn place(&self, offset: u64, len: u64) -> Place {
+        let touched = self.grains.touched(offset, offset.saturating_add(len));
+        let end = touched.end;
+        match self.grains.run(touched) {
+            (true, same) if same >= end => Place::Top,
+            (false, same) if same >= end => Place::Base,
+            _ => Place::Both,
+        }
+    }
+
+    /// Writes what needs nothing from the base, if nobody is at work on the same grains: all that
+    /// the host does for it is a copy into its page cache.
+    fn write_whole(&self, offset: u64, buffers: &mut IoBuffers) -> Option<io::Result<()>> {
+        let end = offset.saturating_add(buffers.len());
+        let grain = self.grains.bytes();
+        if !offset.is_multiple_of(grain) || (!end.is_multiple_of(grain) && end < self.len) {
+            return None;
+        }
+        let claim = self.grains.try_claim(self.grains.touched(offset, end))?;
+        Some(self.put(offset, buffers, &claim))
+    }
+}
+
 impl Image for Overlay {
     fn len(&self) -> u64 {
         self.len
@@ -260,18 +253,8 @@ impl Image for Overlay {
         self.base.alignment()
     }
 
-    fn overlay(self: Arc<Self>) -> Option<Arc<Overlay>> {
+    fn layers(self: Arc<Self>) -> Option<Arc<dyn Layers>> {
         Some(self)
-    }
-}
-
-/// Makes zeros in the top. They always become a hole: its space is the host's, whatever the guest wants
-/// of its disk.
-pub fn hole(offset: u64, len: u64) -> Work {
-    Work::Zero {
-        offset,
-        len,
-        unmap: true,
     }
 }
 

@@ -17,8 +17,9 @@ use std::fs::File;
 use std::io;
 
 use crate::error::io_reason;
+use crate::storage::aligned;
 use crate::storage::format::QCOW2_MAGIC;
-use crate::storage::{SECTOR_BYTES, aligned};
+use crate::storage::image::SECTOR_BYTES;
 
 /// Bytes that every header has. It is the length of a header of version 2; those of version 3 are longer.
 pub const HEADER_BYTES: usize = 72;

@@ -23,8 +23,12 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::{FormatAccess, qcow2, raw};
 
 use crate::error::io_reason;
+use crate::memory::IoBuffers;
+use crate::storage::access::{Access, CacheMode};
 use crate::storage::access::{open_file, take_lock};
-use crate::storage::{Access, CacheMode, Format, Image, IoBuffers, OpenError, Work};
+use crate::storage::error::OpenError;
+use crate::storage::format::Format;
+use crate::storage::image::{Image, Work};
 use header::CHECK;
 
 /// How many images may rest on each other: an image, its backing file, that one's, and so on.
