@@ -81,16 +81,12 @@ impl Model for BalloonModel {
             pages: pages.clone(),
             balloon: balloon.clone(),
         };
-        let queue = |mut queue: MadeQueue| {
-            queue.limited = true;
-            queue
-        };
         Ok(Made {
             device: balloon,
             queues: vec![
-                queue(MadeQueue::simple(QUEUE_SIZE, Inflate { pages })),
+                MadeQueue::simple(QUEUE_SIZE, Inflate { pages }).with_limit(),
                 MadeQueue::simple(QUEUE_SIZE, Deflate),
-                queue(MadeQueue::simple(QUEUE_SIZE, report)),
+                MadeQueue::simple(QUEUE_SIZE, report).with_limit(),
             ],
             chars: None,
         })
