@@ -78,6 +78,13 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
     }
     let name = "a_root_file_system_is_on";
     trials.extend(each(name, DISKS, ignored, kind_of_disk));
+    let backings: [(&str, &[&str]); 3] = [
+        ("anonymous_memory", &["--reclaim"]),
+        ("a_memfd", &["--reclaim", "--memory-backing", "shared"]),
+        ("not_asked_for", &[]),
+    ];
+    let name = "memory_that_the_guest_has_freed_goes_back";
+    trials.extend(each(name, backings, ignored, reclaim));
     let snapshots = [
         ("raw", ("raw", ",queues=2,iothread")),
         ("qcow2", ("qcow2", "")),
@@ -452,6 +459,49 @@ fn pause() {
     assert_eq!(status.code(), Some(0), "{said}");
     contains(&said, &["after", "guest-exit=0", "clock="]);
     assert!(!said.contains("complaints"), "{said}");
+}
+
+/// What the process has in memory falls when the guest removes a file from a file system in its memory, if
+/// that was asked for, and only then. Afterwards the guest can use the same memory again.
+fn reclaim(words: &[&str]) {
+    const FILE_MIB: u64 = 200;
+    let text = "
+        mkdir /x; mount -t tmpfs -o size=300m tmpfs /x || exit 1
+        yes bantam | head -c 2097152 >/two
+        fill() { n=0; while [ $((n += 1)) -le 100 ]; do cat /two; done >/x/file; tail -c 16777216 /x/file | md5sum; }
+        fill >/sum
+        echo full; sleep 3
+        rm /x/file; echo gone; sleep 20
+        fill | cmp - /sum && echo as before";
+    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
+    let mut command = Command::new(bantam());
+    command
+        .args(["run", &kernel, "--initrd", &initrd, "-v"])
+        .args(words)
+        .args(["--append", &exec(text), "--time-limit", LIMIT]);
+    let child = common::at_work(command, "full\r\n");
+    let resident_mib = || common::resident_kib(child.id()) >> 10;
+    let full = resident_mib();
+    let fallen = || resident_mib() < full.saturating_sub(FILE_MIB * 3 / 4);
+    assert!(full > FILE_MIB, "{full} MiB");
+    let began = std::time::Instant::now();
+    while !fallen() && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let after = began.elapsed();
+    println!(
+        "{words:?}: {full} MiB, {} MiB after {after:?}",
+        resident_mib()
+    );
+    assert_eq!(
+        fallen(),
+        words.contains(&"--reclaim"),
+        "{} MiB",
+        resident_mib()
+    );
+    let outcome = common::end_of(child, "reclaim");
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    contains(&outcome.stdout, &["gone", "as before", "guest-exit=0"]);
 }
 
 fn sigterm() {

@@ -83,6 +83,7 @@ const NO_DEVICES: Answer = NotYet(
     "no other devices can be added",
     "disks are --disk and --cdrom; serial port, clock and power button are always there",
 );
+const RECLAIM: Answer = Use("'--reclaim': what the guest frees goes back to the host");
 const IN_BACKGROUND: Answer = NotYet(
     "a machine stays in the foreground",
     "let the shell do it: bantam run ... --console file=console.log </dev/null &",
@@ -241,14 +242,7 @@ pub const HABITS: &[Habit] = &[
     with(&["-object"], ByValue(object, &NO_DEVICES)),
     with(&["-global", "-chardev", "-tpmdev"], NO_DEVICES),
     with(
-        &[
-            "-usbdevice",
-            "-audio",
-            "-audiodev",
-            "-soundhw",
-            "-watchdog",
-            "-balloon",
-        ],
+        &["-usbdevice", "-audio", "-audiodev", "-soundhw", "-watchdog"],
         NO_DEVICES,
     ),
     flag(&["-usb"], NO_DEVICES),
@@ -394,6 +388,7 @@ pub const HABITS: &[Habit] = &[
     ),
     flag(&["--no-api"], Already),
     with(&["--api-sock", "--api-socket", "--socket"], NO_MONITOR),
+    with(&["--balloon", "-balloon"], RECLAIM),
     with(&["--fs", "--shared-dir", "--9p"], NO_SHARING),
     with(&["--tap-name", "--vsock"], NO_NETWORK),
     flag(&["--disable-sandbox"], NO_CONTAINER),

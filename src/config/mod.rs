@@ -87,6 +87,8 @@ pub struct VmConfig {
     pub reboot: bool,
     /// Whether there is a source of random bytes.
     pub rng: bool,
+    /// Whether memory that the guest has freed goes back to the host.
+    pub reclaim: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
@@ -134,6 +136,8 @@ impl VmConfig {
         };
         let memory_backing = layer.choice("memory-backing").unwrap_or_default();
         values::check_backing(memory, memory_backing)?;
+        let reclaim = layer.switch("reclaim").unwrap_or(false);
+        values::check_reclaim(reclaim, memory_backing)?;
         let topology = match layer.text("cpus") {
             Some(text) => values::topology(&text)?,
             None => Topology::flat(1),
@@ -161,6 +165,7 @@ impl VmConfig {
             cache: layer.switch("cache").unwrap_or(true),
             reboot: layer.switch("reboot").unwrap_or(false),
             rng: layer.switch("rng").unwrap_or(false),
+            reclaim,
             time_limit: match layer.text("time-limit") {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,

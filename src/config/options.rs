@@ -271,6 +271,15 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "reclaim",
+        kind: Kind::Switch {
+            yes: Some("Give memory that the guest has freed back to the host (virtio-balloon)"),
+            no: Some("Keep it, also where the configuration file has 'reclaim = true'"),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "time-limit",
         kind: Kind::Amount,
         value: "TIME",

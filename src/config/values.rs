@@ -140,6 +140,22 @@ pub fn check_backing(bytes: u64, backing: MemoryBacking) -> Result<(), ConfigErr
     Ok(())
 }
 
+/// Whether pages of such memory can go back to the host while the guest runs.
+///
+/// # Errors
+/// Where they would stay reserved for this machine.
+pub fn check_reclaim(reclaim: bool, backing: MemoryBacking) -> Result<(), ConfigError> {
+    if reclaim && backing == MemoryBacking::Hugetlbfs {
+        return Err(wrong(
+            "--memory-backing",
+            "hugetlbfs",
+            "these pages stay reserved for the machine until it ends, and --reclaim gives none of them back",
+            "leave --reclaim away, or give --memory-backing thp",
+        ));
+    }
+    Ok(())
+}
+
 /// Guest memory that the host's physical addresses reach, the hole below 4 GiB subtracted, and
 /// that KVM takes.
 fn max_memory() -> u64 {

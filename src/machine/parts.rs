@@ -12,6 +12,7 @@ use crate::devices::power::PowerPart;
 use crate::devices::pvpanic::PvPanicPart;
 use crate::devices::serial::Com1Part;
 use crate::virtio::OnMmio;
+use crate::virtio::balloon::BalloonModel;
 use crate::virtio::block::BlockModel;
 use crate::virtio::rng::RngModel;
 
@@ -27,6 +28,11 @@ pub fn list(config: &VmConfig, disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
     parts.extend(disks.into_iter().map(|disk| Box::new(OnMmio(disk)) as _));
     if config.rng {
         parts.push(Box::new(OnMmio(RngModel)));
+    }
+    if config.reclaim {
+        parts.push(Box::new(OnMmio(BalloonModel {
+            backing: config.memory_backing,
+        })));
     }
     parts
 }

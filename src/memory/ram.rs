@@ -38,6 +38,25 @@ pub enum Backing {
     Shared,
 }
 
+impl Backing {
+    /// Bytes of the smallest piece that can be given back to the host.
+    pub(super) fn page_bytes(self) -> u64 {
+        match self {
+            Backing::Thp | Backing::Shared => 4096,
+            Backing::Hugetlbfs => HUGE_PAGE as u64,
+        }
+    }
+
+    /// The advice to madvise(2) that makes pages zeros and gives them back.
+    pub(super) fn emptying(self) -> libc::c_int {
+        match self {
+            Backing::Thp | Backing::Hugetlbfs => libc::MADV_DONTNEED,
+            // The pages belong to the memfd, not to our mapping of it.
+            Backing::Shared => libc::MADV_REMOVE,
+        }
+    }
+}
+
 /// The host has no room for guest RAM.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot map {} MiB of guest memory: {reason}", bytes >> 20)]
@@ -101,11 +120,7 @@ pub fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, MapError> {
 /// # Errors
 /// Those of madvise(2).
 pub fn clear(memory: &GuestMemoryMmap, backing: Backing) -> io::Result<()> {
-    let advice = match backing {
-        Backing::Thp | Backing::Hugetlbfs => libc::MADV_DONTNEED,
-        // The pages belong to the memfd, not to our mapping of it.
-        Backing::Shared => libc::MADV_REMOVE,
-    };
+    let advice = backing.emptying();
     for region in memory.iter() {
         let len = usize::try_from(region.len()).map_err(io::Error::other)?;
         // SAFETY: the range is the region's own mapping, which stays; all that is lost is its

@@ -86,6 +86,15 @@ impl MadeQueue {
             poll: Duration::ZERO,
         }
     }
+
+    /// The same, whose handler may ask for time.
+    #[must_use]
+    pub fn with_limit(self) -> Self {
+        MadeQueue {
+            limited: true,
+            ..self
+        }
+    }
 }
 
 /// A device as its driver sees it, but for its queues.

@@ -58,7 +58,8 @@ fn disks() {
         "--dry-run",
     ]);
     refused(&twice, USAGE, &["the same image"]);
-    let many: Vec<&str> = std::iter::repeat_n(["-d", good.str()], 17)
+    let read_only = format!("{},ro", good.str());
+    let many: Vec<&str> = std::iter::repeat_n(["-d", &read_only], 17)
         .flatten()
         .collect();
     let outcome = run(&[&["run", kernel(), "--dry-run"], &many[..]].concat());

@@ -17,6 +17,11 @@ const UUID: &str = "123e4567-e89b-12d3-a456-426614174000";
 
 /// Words that are taken, and what they mean in ours. FILE, ISO and INITRD are files.
 const TAKEN: &[(&[&str], &[&str])] = &[
+    (&["-device", "virtio-rng-pci,rng=rng0"], &["--rng"]),
+    (
+        &["-object", "rng-random,id=rng0,filename=/dev/urandom"],
+        &[],
+    ),
     (&["-initrd", "INITRD"], &["--initrd", "INITRD"]),
     (&["--initramfs", "INITRD"], &["--initrd", "INITRD"]),
     (&["-append", "quiet a=b"], &["--append", "quiet a=b"]),

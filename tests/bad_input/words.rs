@@ -31,6 +31,18 @@ fn no_or_unknown_words() {
         USAGE,
         &["bios", "pvh"],
     );
+    // Each is good by itself.
+    refused(
+        &run(&[
+            "run",
+            kernel(),
+            "--reclaim",
+            "--memory-backing",
+            "hugetlbfs",
+        ]),
+        USAGE,
+        &["--memory-backing 'hugetlbfs'", "reserved", "--reclaim"],
+    );
 }
 
 /// A command is one also where a file has its name.

@@ -44,11 +44,9 @@ impl Model for RngModel {
         let requests = Requests {
             limiter: Limiter::new(None, Some(BYTES_PER_SECOND)),
         };
-        let mut queue = MadeQueue::simple(QUEUE_SIZE, requests);
-        queue.limited = true;
         Ok(Made {
             device: Arc::new(Rng),
-            queues: vec![queue],
+            queues: vec![MadeQueue::simple(QUEUE_SIZE, requests).with_limit()],
             chars: None,
         })
     }
