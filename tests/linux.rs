@@ -54,7 +54,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let name = format!("{image}_unpacks_itself");
         trials.push(trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
         ("thirty_two_cpus_come_up", many_cpus),
@@ -63,6 +63,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("files_survive_a_remount_and_the_next_boot", ext4),
         ("disks_come_in_order_with_serial_and_ro", disks),
         ("the_machine_has_a_number_and_credentials", smbios),
+        ("random_bytes_come_from_the_host", rng),
         ("discarded_space_comes_back", trim),
         ("an_iso_boots_its_own_kernel", iso),
         ("the_driver_can_be_unbound_and_bound_again", rebind),
@@ -159,6 +160,18 @@ fn stock() {
 }
 
 /// What SMBIOS says, as Linux has found it: systemd reads the same files.
+fn rng() {
+    let text = "echo from=$(cat /sys/class/misc/hw_random/rng_current); \
+                for n in 1 2 3; do dd if=/dev/hwrng bs=64 count=4 2>/dev/null | md5sum; done";
+    let out = script(text, &["--rng"]);
+    contains(&out, &["from=virtio_rng.0"]);
+    let mut sums: Vec<&str> = out.lines().filter(|line| line.ends_with("  -")).collect();
+    sums.sort_unstable();
+    sums.dedup();
+    // Three times the same, as nothing at all would be, is one.
+    assert_eq!(sums.len(), 3, "{out}");
+}
+
 fn smbios() {
     let folder = scratch();
     let secret = folder.path().join("secret");
