@@ -237,10 +237,8 @@ pub const HABITS: &[Habit] = &[
     ),
     // ---- QEMU: what is missing
     with(&["-netdev"], NO_NETWORK),
-    with(
-        &["-device", "-global", "-object", "-chardev", "-tpmdev"],
-        NO_DEVICES,
-    ),
+    with(&["-device"], ByValue(device, &NO_DEVICES)),
+    with(&["-global", "-object", "-chardev", "-tpmdev"], NO_DEVICES),
     with(
         &["-usbdevice", "-audio", "-audiodev", "-soundhw", "-watchdog"],
         NO_DEVICES,
@@ -393,6 +391,14 @@ pub const HABITS: &[Habit] = &[
     with(&["--tap-name", "--vsock"], NO_NETWORK),
     flag(&["--disable-sandbox"], NO_CONTAINER),
 ];
+
+/// A balloon to which the guest reports what is free.
+fn device(value: &str) -> Option<Vec<String>> {
+    let mut words = value.split(',');
+    let balloon = words.next()?.starts_with("virtio-balloon");
+    let reports = words.any(|word| word == "free-page-reporting=on");
+    (balloon && reports).then(|| vec!["--reclaim".into()])
+}
 
 /// A value that changes nothing is none of our words.
 fn already(value: &str, known: &[&str]) -> Option<Vec<String>> {
