@@ -60,11 +60,21 @@ pub fn fw_cfg(value: &str) -> Option<Vec<String>> {
     Some(vec![option.into(), format!("{name}={value}")])
 }
 
-/// `-device virtio-rng-pci`. Other devices are those of disks and cards, which have words of their own.
+/// `-device virtio-rng-pci`, `-device virtio-balloon-pci,free-page-reporting=on`. Other devices are those of disks and cards, which have words of their own.
 pub fn device(value: &str) -> Option<Vec<String>> {
-    let kind = value.split(',').next()?;
-    let rng = matches!(kind, "virtio-rng-pci" | "virtio-rng-device" | "virtio-rng");
-    rng.then(|| vec!["--rng".into()])
+    let mut words = value.split(',');
+    let kind = words.next()?;
+    let option = match kind {
+        "virtio-rng-pci" | "virtio-rng-device" | "virtio-rng" => "--rng",
+        // A balloon that does not report free pages is of no use without a monitor.
+        _ if kind.starts_with("virtio-balloon")
+            && words.any(|word| word == "free-page-reporting=on") =>
+        {
+            "--reclaim"
+        }
+        _ => return None,
+    };
+    Some(vec![option.into()])
 }
 
 /// `-object rng-random,id=rng0,filename=/dev/urandom`: where the bytes come from, as it is here.

@@ -69,6 +69,10 @@ const TAKEN: &[(&[&str], &[&str])] = &[
         &["--load-credential", "a:FILE"],
         &["--credential-file", "a=FILE"],
     ),
+    (
+        &["-device", "virtio-balloon-device,free-page-reporting=on"],
+        &["--reclaim"],
+    ),
     (&["-nographic"], &[]),
     (&["--nographic"], &[]),
     (&["-no-reboot"], &[]),
