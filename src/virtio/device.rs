@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vm_memory::GuestMemoryMmap;
@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::complaints::Complaints;
+use super::limit::Limiter;
 use super::ring::Broken;
 use super::signal::Signal;
 use crate::board::{CharDevice, Names, SiteError, StateError, device};
@@ -155,6 +156,16 @@ pub enum Room {
     No,
     /// After this time.
     Later(Duration),
+}
+
+impl Room {
+    /// What `limiter` has room for now; all there is, without one.
+    pub fn of(limiter: Option<&Limiter>) -> Room {
+        match limiter.map(|limiter| limiter.ready(Instant::now())) {
+            Some(Err(wait)) => Room::Later(wait),
+            _ => Room::Yes,
+        }
+    }
 }
 
 /// A chain that a handler has taken.

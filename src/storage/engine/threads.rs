@@ -2,6 +2,9 @@
 //!
 //! All of them are made with the engine, which is before the guest runs: nothing that a guest does makes
 //! a thread. A host that allows fewer has fewer; one that allows none has the work done by the caller.
+//!
+//! The thread that has become idle last is the first to be woken: its stack and what it has read are still
+//! in the processor's cache, and with one request at a time it is always the same.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,8 +26,8 @@ pub struct Threads {
 
 struct Shared {
     state: Mutex<State>,
-    /// There is work, or none will come any more.
-    work: Condvar,
+    /// One for each thread: there is work for it, or none will come any more.
+    bells: Vec<Condvar>,
     /// Everything has ended.
     idle: Condvar,
     image: Arc<dyn Image>,
@@ -39,6 +42,8 @@ struct State {
     done: VecDeque<(Job, io::Result<()>)>,
     /// Jobs in the hands of threads.
     running: usize,
+    /// The threads that wait to be woken, by their numbers; the last came last.
+    waiting: Vec<usize>,
     /// The worker wants the event fd to tell of the next job that ends.
     armed: bool,
     quit: bool,
@@ -49,8 +54,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's body.
-    fn work(&self) {
+    /// The body of thread `number`.
+    fn work(&self, number: usize) {
         let mut state = self.lock();
         loop {
             if let Some(mut job) = state.todo.pop_front() {
@@ -72,10 +77,13 @@ impl Shared {
             } else if state.quit {
                 return;
             } else {
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let Some(bell) = self.bells.get(number) else {
+                    return;
+                };
+                state.waiting.push(number);
+                while state.waiting.contains(&number) && !state.quit {
+                    state = bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
     }
@@ -87,7 +95,7 @@ impl Threads {
         let mut engine = Threads {
             shared: Arc::new(Shared {
                 state: Mutex::default(),
-                work: Condvar::new(),
+                bells: (0..count).map(|_| Condvar::new()).collect(),
                 idle: Condvar::new(),
                 image,
                 event,
@@ -102,7 +110,8 @@ impl Threads {
     /// One more thread; false when there is none to be had.
     fn hire(&mut self) -> bool {
         let shared = self.shared.clone();
-        let thread = limits::spawn("disk-io".into(), move || shared.work());
+        let number = self.threads.len();
+        let thread = limits::spawn("disk-io".into(), move || shared.work(number));
         match thread {
             Ok(thread) => {
                 self.threads.push(thread);
@@ -122,8 +131,11 @@ impl Engine for Threads {
         state.todo.push_back(job);
         // The worker looks for ended jobs by itself from now on, until it calls `rearm`.
         state.armed = false;
+        let woken = state.waiting.pop();
         drop(state);
-        self.shared.work.notify_one();
+        if let Some(bell) = woken.and_then(|number| self.shared.bells.get(number)) {
+            bell.notify_one();
+        }
         if self.threads.is_empty() {
             // The host allows no thread at all: the worker does it itself.
             let job = self.shared.lock().todo.pop_front();
@@ -183,7 +195,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.drain();
         self.shared.lock().quit = true;
-        self.shared.work.notify_all();
+        self.shared.bells.iter().for_each(Condvar::notify_one);
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so on stderr.
             let _ = thread.join();

@@ -11,7 +11,6 @@
 //! What a chain names beyond its bound stays where it is: a device need not give anything back.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -57,11 +56,7 @@ impl Pages {
     }
 
     fn room(&self) -> Room {
-        let limiter = self.limiter.as_ref();
-        match limiter.map(|limiter| limiter.ready(Instant::now())) {
-            Some(Err(wait)) => Room::Later(wait),
-            _ => Room::Yes,
-        }
+        Room::of(self.limiter.as_ref())
     }
 
     /// Gives back the pieces of one chain, each an address and a number of bytes, up to its bounds.

@@ -10,7 +10,6 @@
 //! whose lists of buffers, are used again. The engine is made with the device and stays over resets.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use virtio_bindings::bindings::virtio_blk as blk;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -198,13 +197,7 @@ impl Handler for Requests {
         if full {
             return Room::No;
         }
-        match &self.disk.limiter {
-            Some(limiter) => match limiter.ready(Instant::now()) {
-                Ok(()) => Room::Yes,
-                Err(wait) => Room::Later(wait),
-            },
-            None => Room::Yes,
-        }
+        Room::of(self.disk.limiter.as_ref())
     }
 
     fn take(

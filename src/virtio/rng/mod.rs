@@ -8,7 +8,6 @@
 //! generator does not run dry (random(7)); the bounds are for its processors.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use vm_memory::{Bytes, GuestMemoryMmap};
 
@@ -68,14 +67,7 @@ struct Requests {
 
 impl Handler for Requests {
     fn room(&mut self) -> Room {
-        match self
-            .limiter
-            .as_ref()
-            .map(|limiter| limiter.ready(Instant::now()))
-        {
-            Some(Err(wait)) => Room::Later(wait),
-            _ => Room::Yes,
-        }
+        Room::of(self.limiter.as_ref())
     }
 
     fn take(
