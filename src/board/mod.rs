@@ -10,8 +10,8 @@
 //! - [`part`]: what a part says of itself, before there is a machine;
 //! - [`place`]: who is where: names, register pages and interrupt lines are given out here and nowhere else;
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
-//! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices, queues for an event
-//!   loop;
+//! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
+//!   when their output is heard of), queues for an event loop;
 //! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
 //!
 //! Nothing here knows any part by name. The list of them is the machine's
@@ -21,6 +21,7 @@ pub mod aml;
 pub mod bus;
 pub mod chars;
 pub mod device;
+pub mod pace;
 pub mod part;
 pub mod place;
 pub mod power;
@@ -30,6 +31,7 @@ pub mod site;
 pub use bus::Bus;
 pub use chars::CharDevice;
 pub use device::{BusDevice, IrqLine, Lifecycle, StateError};
+pub use pace::Pace;
 pub use part::{Names, Need, Part};
 pub use place::{Board, BoardFull, Place, Placed};
 pub use power::{PowerRequest, PowerSink};

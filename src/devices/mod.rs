@@ -7,7 +7,6 @@
 
 pub mod i8042;
 pub mod last_words;
-pub mod pace;
 pub mod pci;
 pub mod power;
 pub mod pvpanic;

@@ -13,7 +13,7 @@
 //! What differs from one type of device to another is in three traits of [`device`]: a [`Model`] is what is
 //! planned, a [`VirtioDevice`] is its kind, features and configuration space, a [`Handler`] is what it does
 //! with the chains of one queue. Everything else is written once, here. Each device has a folder: [`block`],
-//! [`rng`].
+//! [`console`], [`rng`].
 //!
 //! What a guest puts into a ring is read once, checked, and copied into types of our own before
 //! anything acts on it. A request that makes no sense is answered with an error; a ring that makes
@@ -22,6 +22,7 @@
 pub mod block;
 pub mod chain;
 pub mod complaints;
+pub mod console;
 pub mod device;
 pub mod front;
 pub mod limit;
