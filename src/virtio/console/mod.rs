@@ -10,6 +10,10 @@
 //! the size is in its configuration space, and a change of it is an interrupt, upon which Linux sends SIGWINCH to
 //! whatever runs on hvc0.
 //!
+//! Linux prints its own messages sixteen bytes at a time, and spins until each piece is taken. So the vCPU that
+//! kicks the transmit queue copies them itself, as it does with a byte for the serial port; the event loop hears
+//! of a line at a time.
+//!
 //! Both directions are bounded, in [`port`]. A queue with several ports (VIRTIO_CONSOLE_F_MULTIPORT) and the
 //! early console (VIRTIO_CONSOLE_F_EMERG_WRITE) are not offered.
 
@@ -51,6 +55,8 @@ impl Model for ConsoleModel {
         let transmit = MadeQueue {
             event: Some(port.room_event()),
             limited: true,
+            // Linux spins until it has its answer, with its interrupts off.
+            at_once: true,
             ..MadeQueue::simple(QUEUE_SIZE, Transmit { port: port.clone() })
         };
         Ok(Made {
