@@ -84,6 +84,14 @@ impl Board {
         Ok(board)
     }
 
+    /// Whether there is a page of registers, with its line, for another part beside `parts`.
+    pub fn has_room(parts: &[Box<dyn Part>]) -> bool {
+        let pages = parts
+            .iter()
+            .filter(|part| matches!(part.need(), Need::Page(_)));
+        pages.count() < layout::VIRTIO_GSIS.len()
+    }
+
     /// The parts, in the order of the list.
     pub fn parts(&self) -> &[Placed] {
         &self.parts

@@ -11,8 +11,8 @@
 //! - [`list`]: the list; names, register pages and interrupt lines are given out here and nowhere else;
 //!   [`place`]: what one of them is given;
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
-//! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices, queues for an event
-//!   loop;
+//! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
+//!   when their output is heard of), queues for an event loop;
 //! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
 //!
 //! Nothing here knows any part by name. The list of them is the machine's
@@ -23,6 +23,7 @@ pub mod bus;
 pub mod chars;
 pub mod device;
 pub mod list;
+pub mod pace;
 pub mod part;
 pub mod place;
 pub mod power;
@@ -33,6 +34,7 @@ pub use bus::Bus;
 pub use chars::CharDevice;
 pub use device::{BusDevice, IrqLine, Lifecycle, StateError};
 pub use list::{Board, BoardFull, Placed};
+pub use pace::Pace;
 pub use part::{Names, Need, Part};
 pub use place::Place;
 pub use power::{PowerRequest, PowerSink};

@@ -40,20 +40,42 @@ impl Help for CmdlineError {
     }
 }
 
-/// The final command line: `replace` or else the default, the root disk where nobody named one,
-/// then what the user appends (the last of a parameter wins, so the user does).
-pub fn compose(replace: Option<&str>, append: &[String], root: Option<&str>) -> String {
+/// The virtio console: as the last of the consoles it is the one that /dev/console is.
+pub const HVC0: &str = "console=hvc0";
+
+/// What is added to the default where nobody has named his own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Added<'a> {
+    /// The root disk.
+    pub root: Option<&'a str>,
+    /// [`HVC0`].
+    pub hvc0: bool,
+}
+
+/// The final command line: `replace` or else the default with what is `added` to it, then what the user
+/// appends (the last of a parameter wins, so the user does).
+pub fn compose(replace: Option<&str>, append: &[String], added: Added<'_>) -> String {
     let mut parts: Vec<&str> = vec![replace.unwrap_or(DEFAULT)];
-    let user_names_root = append
-        .iter()
-        .flat_map(|text| text.split_whitespace())
-        .any(|word| word.starts_with("root="));
-    if let Some(root) = root.filter(|_| replace.is_none() && !user_names_root) {
+    let user_names = |parameter: &str| {
+        let mut words = append.iter().flat_map(|text| text.split_whitespace());
+        replace.is_some() || words.any(|word| word.starts_with(parameter))
+    };
+    if added.hvc0 && !user_names("console=") {
+        parts.push(HVC0);
+    }
+    if let Some(root) = added.root.filter(|_| !user_names("root=")) {
         parts.push(root);
     }
     parts.extend(append.iter().map(String::as_str));
     parts.retain(|part| !part.trim().is_empty());
     parts.join(" ")
+}
+
+/// Whether the virtio console is the one that /dev/console is: the last of the consoles.
+pub fn ends_at_hvc0(cmdline: &str) -> bool {
+    let mut words = cmdline.split_whitespace();
+    let last = words.rfind(|word| word.starts_with("console="));
+    last.is_some_and(|word| word == HVC0 || word.starts_with("console=hvc0,"))
 }
 
 /// Checks the final command line against the kernel's limit; nothing is ever cut.
@@ -114,7 +136,10 @@ mod tests {
 
     #[test]
     fn the_user_has_the_last_word() {
-        let root = Some("root=/dev/vda rw");
+        let root = Added {
+            root: Some("root=/dev/vda rw"),
+            ..Added::default()
+        };
         assert_eq!(
             compose(None, &words(&["quiet", "panic=5"]), root),
             format!("{DEFAULT} root=/dev/vda rw quiet panic=5")
@@ -125,6 +150,33 @@ mod tests {
         );
         assert_eq!(compose(Some("x"), &words(&["y"]), root), "x y");
         assert_eq!(compose(Some(""), &[], root), "");
+    }
+
+    #[test]
+    fn the_virtio_console_is_the_last_unless_the_user_names_consoles() {
+        let both = Added {
+            root: Some("root=/dev/vda rw"),
+            hvc0: true,
+        };
+        let all = compose(None, &words(&["quiet"]), both);
+        assert_eq!(all, format!("{DEFAULT} {HVC0} root=/dev/vda rw quiet"));
+        assert!(ends_at_hvc0(&all));
+        for (replace, append, at_hvc0) in [
+            (None, "console=ttyS0,9600", false),
+            (None, "console=tty0 console=hvc0", true),
+            (None, "console=hvc0 console=ttyS0", false),
+            (Some("quiet"), "", false),
+            (Some("console=hvc0"), "", true),
+            (Some("console=hvc1"), "", false),
+        ] {
+            let all = compose(replace, &words(&[append]), both);
+            assert_eq!(ends_at_hvc0(&all), at_hvc0, "{all}");
+            let said = format!("{} {append}", replace.unwrap_or_default());
+            let theirs = replace.is_some() || said.contains("console=");
+            assert!(theirs, "all cases are of this kind");
+            let count = |text: &str| text.matches(HVC0).count();
+            assert_eq!(count(&all), count(&said), "{all}");
+        }
     }
 
     #[test]

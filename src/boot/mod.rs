@@ -16,6 +16,7 @@ pub mod bootconfig;
 pub mod bzimage;
 pub mod cache;
 pub mod cmdline;
+pub mod drivers;
 pub mod elf;
 pub mod error;
 pub mod initrd;

@@ -158,6 +158,21 @@ impl Source {
         self.read(offset, len.min(left)).unwrap_or_default()
     }
 
+    /// Reads what is at `offset` into `bytes`; how many came, of which there may be fewer at any time, and none
+    /// where the image ends or cannot be read.
+    pub fn read_some(&self, offset: u64, bytes: &mut [u8]) -> usize {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let count = bytes.len().min(left);
+        let bytes = bytes.get_mut(..count).unwrap_or_default();
+        let at = self.start.saturating_add(offset);
+        loop {
+            match self.file.read_at(bytes, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.unwrap_or(0),
+            }
+        }
+    }
+
     /// Copies `len` bytes at `offset` into guest memory at `to`.
     ///
     /// # Errors

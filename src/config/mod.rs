@@ -33,7 +33,7 @@ pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
 pub use layer::Layer;
-pub use values::Console;
+pub use values::{Console, Port};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -75,7 +75,7 @@ pub struct VmConfig {
     pub memory: u64,
     /// What the memory is on the host.
     pub memory_backing: MemoryBacking,
-    /// Where the serial port goes.
+    /// Where the guest's console goes.
     pub console: Console,
     /// How the kernel is entered.
     pub protocol: ProtocolChoice,
@@ -158,7 +158,7 @@ impl VmConfig {
             memory_backing,
             console: match layer.text("console") {
                 Some(text) => values::console(&text)?,
-                None => Console::Stdio,
+                None => Console::Stdio(Port::Auto),
             },
             protocol: layer.choice("protocol").unwrap_or_default(),
             unpack: layer.choice("unpack").unwrap_or_default(),

@@ -220,7 +220,10 @@ pub const OPTIONS: &[Opt] = &[
         name: "console",
         kind: Kind::Text,
         value: "WHERE",
-        help: "Serial console: stdio, none, pty, file=PATH [default: stdio]",
+        help: "Console: stdio, serial, virtio, none, pty, file=PATH [default: stdio]",
+        more: "On a terminal, stdio is a virtio console (hvc0), which follows the terminal's size, if the \
+               kernel has the driver built in, and else the serial port (ttyS0); serial is the serial port \
+               in any case, virtio has the virtio console in any case",
         example: r#""stdio""#,
         beside: values::console_beside,
         ..PLAIN

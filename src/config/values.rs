@@ -15,17 +15,28 @@ use crate::memory::Backing as MemoryBacking;
 const MIN_MEMORY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
-/// Where the guest's serial port goes.
+/// Where the guest's console goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
     /// Standard input and output.
-    Stdio,
+    Stdio(Port),
     /// Nowhere.
     None,
     /// Output to a file, no input.
     File(PathBuf),
     /// A new pseudo-terminal.
     Pty,
+}
+
+/// What the guest finds at its end of standard input and output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The serial port, and a virtio console beside it where that is of use.
+    Auto,
+    /// The serial port alone.
+    Serial,
+    /// A virtio console beside the serial port in any case.
+    Virtio,
 }
 
 pub(super) fn wrong(
@@ -298,15 +309,17 @@ pub fn topology(text: &str) -> Result<Topology, ConfigError> {
     Ok(topology)
 }
 
-/// `stdio`, `none`, `pty` or `file=PATH`.
+/// `stdio`, `serial`, `virtio`, `none`, `pty` or `file=PATH`.
 ///
 /// # Errors
 /// See [`ConfigError`].
 pub fn console(text: &str) -> Result<Console, ConfigError> {
     const KEY: &str = "--console";
-    const FORMS: &str = "it is one of: stdio, none, pty, file=PATH";
+    const FORMS: &str = "it is one of: stdio, serial, virtio, none, pty, file=PATH";
     match text {
-        "stdio" => Ok(Console::Stdio),
+        "stdio" => Ok(Console::Stdio(Port::Auto)),
+        "serial" => Ok(Console::Stdio(Port::Serial)),
+        "virtio" => Ok(Console::Stdio(Port::Virtio)),
         "none" => Ok(Console::None),
         "pty" => Ok(Console::Pty),
         _ => match text.strip_prefix("file=") {

@@ -36,7 +36,7 @@ pub fn open(console: &config::Console) -> Result<Endpoints, ConsoleError> {
             raw: None,
             pty_slave: None,
         }),
-        config::Console::Stdio => stdio(),
+        config::Console::Stdio(_) => stdio(),
         config::Console::File(path) => to_file(path),
         config::Console::Pty => pty().map_err(ConsoleError::Pty),
     }

@@ -1,9 +1,11 @@
-//! The console on the event loop: bytes between the UART and the world.
+//! The console on the event loop: bytes between the guest's device and the world.
 //!
 //! ```text
-//!   UART wake-up ─▶ ring ─▶ Output;  full? wait for EPOLLOUT
+//!   a device's wake-up ─▶ Stage ─▶ Output;  full? wait for EPOLLOUT
 //!   stdin ─▶ (terminal: escape keys) ─▶ pending ─▶ receive FIFO;  full? wait for the guest
 //! ```
+//!
+//! Which of the guest's devices that is, if it has several, is the [`Stage`]'s affair.
 //!
 //! A pipe is read only when the guest has taken what came before, so a flood waits in the pipe. A
 //! terminal is read ahead up to a bound, so that Ctrl-a x works while the guest is busy; what is
@@ -19,6 +21,8 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::keys::{Action, HELP, Keys};
 use super::output::{Output, Wrote};
+use super::size;
+use super::stage::Stage;
 use super::stall::Stall;
 use crate::board::CharDevice;
 use crate::error::say;
@@ -29,11 +33,14 @@ const CHUNK: usize = 4096;
 /// Chunks written before other events get their turn: a guest can print without end.
 const CHUNKS_PER_TURN: usize = 8;
 
-const WAKE: u32 = 0;
-const INPUT: u32 = 1;
-const OUTPUT: u32 = 2;
-const TIMER: u32 = 3;
-const STALL: u32 = 4;
+const INPUT: u32 = 0;
+const OUTPUT: u32 = 1;
+const STALL: u32 = 2;
+/// Of the first device; two for each of them.
+const WAKE: u32 = 3;
+const TIMER: u32 = 4;
+/// From one device's to the next one's.
+const NEXT: u32 = 2;
 
 /// Both ends of a console, and what is under way between them: what stays when a machine ends and
 /// starts again.
@@ -62,6 +69,11 @@ impl Line {
     /// Bytes that may still be typed ahead.
     fn room(&self) -> usize {
         MAX_PENDING.saturating_sub(self.pending.len())
+    }
+
+    /// Columns and rows of the terminal or pseudo-terminal that input comes from.
+    fn size(&self) -> Option<(u16, u16)> {
+        size::of(&self.input.as_ref()?.file)
     }
 
     fn terminal(&mut self) -> Option<&mut Terminal> {
@@ -122,20 +134,30 @@ impl Input {
 
 /// The subscriber.
 pub struct Console {
-    chars: Arc<dyn CharDevice>,
+    stage: Stage,
     line: Line,
     output_watched: bool,
     act: Box<dyn Fn(Action)>,
 }
 
 impl Console {
-    /// Ties `chars` to the outside; `act` does what the escape keys ask for.
-    pub fn new(chars: Arc<dyn CharDevice>, line: Line, act: Box<dyn Fn(Action)>) -> Self {
-        Console {
-            chars,
+    /// Ties `devices`, in the order of their rank, to the outside, and tells them its size; `act` does what the
+    /// escape keys ask for.
+    pub fn new(devices: Vec<Arc<dyn CharDevice>>, line: Line, act: Box<dyn Fn(Action)>) -> Self {
+        let console = Console {
+            stage: Stage::new(devices),
             line,
             output_watched: false,
             act,
+        };
+        console.resized();
+        console
+    }
+
+    /// The size of the terminal may have changed.
+    pub fn resized(&self) {
+        if let Some(size) = self.line.size() {
+            self.stage.resize(size);
         }
     }
 
@@ -151,33 +173,35 @@ impl Console {
 
     fn pump_output(&mut self, ops: &mut EventOps) {
         let mut chunk = [0; CHUNK];
+        self.stage.choose();
         for _ in 0..CHUNKS_PER_TURN {
-            let count = self.chars.peek_output(&mut chunk);
+            let count = self.stage.peek(&mut chunk);
             let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 self.watch_output(ops, false);
                 return;
             };
             match self.line.output.write(bytes) {
-                Wrote::Bytes(done) => self.chars.consume_output(done),
+                Wrote::Bytes(done) => self.stage.consume(bytes.get(..done).unwrap_or(bytes)),
                 Wrote::Full => {
                     self.watch_output(ops, true);
                     return;
                 }
             }
         }
-        self.chars.wake();
+        self.stage.wake();
     }
 
     /// Writes what the guest has said last, until `deadline`.
     pub fn drain(&mut self, deadline: Instant) {
         let mut chunk = [0; CHUNK];
+        self.stage.choose();
         loop {
-            let count = self.chars.peek_output(&mut chunk);
+            let count = self.stage.peek(&mut chunk);
             let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
                 return;
             };
             match self.line.output.write(bytes) {
-                Wrote::Bytes(done) => self.chars.consume_output(done),
+                Wrote::Bytes(done) => self.stage.consume(bytes.get(..done).unwrap_or(bytes)),
                 Wrote::Full if Instant::now() >= deadline => return,
                 Wrote::Full => {
                     self.line.output.wait(deadline);
@@ -243,11 +267,11 @@ impl Console {
         }
     }
 
-    /// Hands pending bytes to the UART.
+    /// Hands pending bytes to the guest.
     fn feed(&mut self) {
         let before = self.line.pending.len();
         while !self.line.pending.is_empty() {
-            let taken = self.chars.receive(self.line.pending.as_slices().0);
+            let taken = self.stage.receive(self.line.pending.as_slices().0);
             if taken == 0 {
                 break;
             }
@@ -318,6 +342,22 @@ impl Console {
         }
     }
 
+    /// One of the devices has something to say: `data` is of its wake-up or its timer.
+    fn device_has(&mut self, data: u32, ops: &mut EventOps) {
+        let offset = data.saturating_sub(WAKE);
+        let device = self.stage.devices().get((offset / NEXT) as usize);
+        let woken = offset.is_multiple_of(NEXT);
+        match device {
+            Some(device) if woken => device.heard(),
+            Some(device) => device.timer_expired(),
+            None => {}
+        }
+        self.pump_output(ops);
+        if woken {
+            self.pump_input(ops);
+        }
+    }
+
     fn act(&self, action: Action) {
         match action {
             Action::Help => say(&format!("\n{HELP}")),
@@ -329,39 +369,41 @@ impl Console {
 impl MutEventSubscriber for Console {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match events.data() {
-            WAKE => {
-                self.chars.heard();
-                self.pump_output(ops);
-                self.pump_input(ops);
-            }
             INPUT => {
                 if !self.read_input()
                     && let Some(input) = self.line.input.take()
                 {
                     let _ = ops.remove(Events::empty(&input.file));
                 }
+                // The master of a pseudo-terminal is not told of a new size of it. Somebody who has changed it
+                // types something next.
+                self.resized();
                 self.pump_input(ops);
-            }
-            TIMER => {
-                self.chars.timer_expired();
-                self.pump_output(ops);
             }
             STALL => {
                 self.stalled();
                 self.pump_input(ops);
             }
-            _ => self.pump_output(ops),
+            OUTPUT => self.pump_output(ops),
+            data => self.device_has(data, ops),
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         let stall = self.line.terminal().map(|terminal| terminal.stall.timer());
         let stall = stall.map(|fd| (fd, STALL));
-        let timer = self.chars.timer_fd().map(|fd| (fd, TIMER));
-        let wake = (self.chars.wake_fd(), WAKE);
-        for (fd, data) in [wake].into_iter().chain(timer).chain(stall) {
+        let devices = (0u32..).step_by(NEXT as usize).zip(self.stage.devices());
+        let fds = devices.flat_map(|(offset, device)| {
+            let timer = device
+                .timer_fd()
+                .map(|fd| (fd, TIMER.saturating_add(offset)));
+            [(device.wake_fd(), WAKE.saturating_add(offset))]
+                .into_iter()
+                .chain(timer)
+        });
+        for (fd, data) in fds.chain(stall) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch the serial port: {error}");
+                log::error!("cannot watch the guest's console: {error}");
             }
         }
         self.pump_input(ops);

@@ -15,7 +15,6 @@
 
 pub mod i8042;
 pub mod last_words;
-pub mod pace;
 pub mod pci;
 pub mod power;
 pub mod pvpanic;

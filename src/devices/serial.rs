@@ -28,12 +28,11 @@ use vm_superio::{SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::last_words::LastWords;
-use super::pace::Pace;
 use crate::arch::x86_64::layout;
 use crate::board::aml::edge;
 use crate::board::device::{from_value, to_value};
 use crate::board::{
-    BusDevice, CharDevice, IrqLine, Lifecycle, Need, Part, Place, Site, SiteError, StateError,
+    BusDevice, CharDevice, IrqLine, Lifecycle, Need, Pace, Part, Place, Site, SiteError, StateError,
 };
 use crate::sync::lock;
 
@@ -313,7 +312,7 @@ impl BusDevice for Uart {
         let _ = state.port.write(offset, value);
         let waiting = state.port.writer().bytes.len();
         if waiting > before {
-            state.pace.output(value, waiting);
+            state.pace.output(&[value], waiting);
         }
         state.status_reads = 0;
         let listened = state.listens();

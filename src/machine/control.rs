@@ -38,6 +38,8 @@ pub struct Control {
 pub struct Listeners {
     /// After SIGCONT.
     pub on_continue: Box<dyn Fn()>,
+    /// The terminal may have another size.
+    pub on_resize: Box<dyn Fn()>,
     /// The machine has come to be paused.
     pub on_paused: Box<dyn Fn()>,
 }
@@ -81,6 +83,7 @@ impl Control {
     fn on_signal(&mut self, signal: libc::c_int) {
         match signal {
             libc::SIGCONT => return (self.listeners.on_continue)(),
+            libc::SIGWINCH => return (self.listeners.on_resize)(),
             signals::PAUSE => return self.machine.pause(),
             signals::RESUME => return self.machine.resume(),
             _ => {}

@@ -8,6 +8,7 @@
 //!
 //! - [`plan`]: opens and checks every file, decides every address; asks nothing of KVM;
 //! - [`builder`]: the KVM calls, in order, each with the reason for its place;
+//! - [`hvc`]: whether it has a virtio console;
 //! - [`rehearsal`]: whether it would start (`--dry-run`);
 //! - [`handle`]: the machine as others hold it: pause, go on, end, tell its [`state`];
 //! - [`run`]: its life, from the first thread to the last; [`session`]: its lives, where a
@@ -27,6 +28,7 @@ pub mod error;
 pub mod event;
 pub mod handle;
 pub mod host;
+pub mod hvc;
 pub mod identity;
 pub mod lasting;
 pub mod parts;

@@ -14,9 +14,10 @@ use crate::devices::serial::Com1Part;
 use crate::virtio::OnMmio;
 use crate::virtio::balloon::BalloonModel;
 use crate::virtio::block::BlockModel;
+use crate::virtio::console::ConsoleModel;
 use crate::virtio::rng::RngModel;
 
-/// All parts of the machine that `config` describes, with its disks.
+/// All parts of the machine that `config` describes, with its disks, but for the virtio console.
 pub fn list(config: &VmConfig, disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
     let mut parts: Vec<Box<dyn Part>> = vec![
         Box::new(I8042Part),
@@ -35,6 +36,12 @@ pub fn list(config: &VmConfig, disks: Vec<BlockModel>) -> Vec<Box<dyn Part>> {
         })));
     }
     parts
+}
+
+/// The virtio console. It comes after the serial port: of the character devices that are in use, the user
+/// sees the last one.
+pub fn console() -> Box<dyn Part> {
+    Box::new(OnMmio(ConsoleModel))
 }
 
 #[cfg(test)]

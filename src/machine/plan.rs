@@ -4,7 +4,7 @@
 
 use super::disks::{self, DiskError};
 use super::identity::{self, IdentityError};
-use super::parts;
+use super::{hvc, parts};
 use crate::board::{Board, BoardFull};
 use crate::boot::cmdline::{self, CmdlineError};
 use crate::boot::initrd::InitrdError;
@@ -27,6 +27,8 @@ pub struct Plan {
     pub initrd: Option<Initrd>,
     /// The final command line.
     pub cmdline: String,
+    /// Whether there is a virtio console.
+    pub hvc: bool,
     /// All parts, each in its place.
     pub board: Board,
     /// The SMBIOS tables, with the machine's number and its credentials.
@@ -127,16 +129,26 @@ impl Plan {
             initrd = Some(Initrd::open(path, &placement, config.memory)?);
         }
         let root = root_argument(&config);
-        let cmdline = cmdline::compose(config.cmdline.as_deref(), &append, root);
+        let mut parts = parts::list(&config, disks::open_all(&config.disks)?);
+        let around = hvc::Around {
+            kernel: &kernel,
+            placement: &placement,
+            full: !Board::has_room(&parts),
+        };
+        let (cmdline, hvc) = hvc::decide(&config, &append, root, &around);
+        if hvc {
+            parts.push(parts::console());
+        }
         cmdline::check(&cmdline, placement.cmdline_max)?;
         let smbios = identity::smbios(config.uuid, &config.credentials)?;
-        let board = Board::of(parts::list(&config, disks::open_all(&config.disks)?))?;
+        let board = Board::of(parts)?;
         Ok(Plan {
             config,
             kernel,
             placement,
             initrd,
             cmdline,
+            hvc,
             board,
             smbios,
         })

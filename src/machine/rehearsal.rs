@@ -26,7 +26,7 @@ pub fn rehearse(plan: &Plan) -> Result<(), StartError> {
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
     drop(Machine::build(plan, &memory)?);
     match &plan.config.console {
-        Console::Stdio | Console::None => Ok(()),
+        Console::Stdio(_) | Console::None => Ok(()),
         Console::Pty => may(Path::new("/dev/ptmx"), libc::R_OK | libc::W_OK)
             .map_err(|error| ConsoleError::Pty(error).into()),
         Console::File(path) => {

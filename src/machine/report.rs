@@ -53,12 +53,15 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
             initrd.len()
         )?;
     }
-    let console = match &plan.config.console {
-        Console::Stdio => "standard input and output".to_owned(),
+    let mut console = match &plan.config.console {
+        Console::Stdio(_) => "standard input and output".to_owned(),
         Console::None => "none".to_owned(),
         Console::Pty => "a new pseudo-terminal".to_owned(),
         Console::File(path) => escaped(path.display()),
     };
+    if plan.hvc {
+        console.push_str(", ttyS0 until the guest uses hvc0");
+    }
     writeln!(out, "console   {console}")?;
     if let Some(limit) = plan.config.time_limit {
         writeln!(out, "limit     {} s", limit.as_secs_f64())?;

@@ -68,11 +68,9 @@ impl Machine {
         let mut events = EventLoop::new()?;
         let raw = lasting.ends.raw.clone();
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
-        let none = || StartError::Defect("the machine has no serial port".into());
-        let serial = parts.chars.first().cloned().ok_or_else(none)?;
         let asked_by_key = Rc::new(Cell::new(false));
         let console = Rc::new(RefCell::new(Console::new(
-            serial,
+            parts.chars,
             line,
             actions(self.clone(), asked_by_key.clone()),
         )));
@@ -82,7 +80,17 @@ impl Machine {
             parts.power_button,
             lasting.time_left(),
             Listeners {
-                on_continue: Box::new(move || raw.iter().for_each(|raw: &Rc<_>| raw.again())),
+                on_continue: Box::new({
+                    let console = console.clone();
+                    move || {
+                        raw.iter().for_each(|raw: &Rc<_>| raw.again());
+                        console.borrow().resized();
+                    }
+                }),
+                on_resize: Box::new({
+                    let console = console.clone();
+                    move || console.borrow().resized()
+                }),
                 on_paused: Box::new(move || {
                     if asked_by_key.take() {
                         say("\npaused (Ctrl-a p goes on)");

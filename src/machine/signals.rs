@@ -12,14 +12,16 @@ pub const PAUSE: libc::c_int = libc::SIGUSR1;
 /// Has it go on.
 pub const RESUME: libc::c_int = libc::SIGUSR2;
 
-/// Signals that ask the machine to end, those that have it pause and go on, and SIGCONT, after which the
-/// terminal is made raw again.
-const WATCHED: [libc::c_int; 7] = [
+/// Signals that ask the machine to end, those that have it pause and go on, SIGCONT, after which the
+/// terminal is made raw again, and SIGWINCH, upon which its size is looked at. The last one is blocked in all
+/// threads like the others: one that did not block it would be given it, and would ignore it.
+const WATCHED: [libc::c_int; 8] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
     libc::SIGQUIT,
     libc::SIGCONT,
+    libc::SIGWINCH,
     PAUSE,
     RESUME,
 ];

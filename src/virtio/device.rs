@@ -71,6 +71,9 @@ pub struct MadeQueue {
     pub limited: bool,
     /// Whether it has a thread of its own.
     pub thread: bool,
+    /// Whether the vCPU that kicks takes the turn itself, for a driver that does nothing but wait for the answer.
+    /// Then a kick costs an exit to user space, and not two switches between threads.
+    pub at_once: bool,
     /// Its worker spins when it expects to wait no longer than this.
     pub poll: Duration,
 }
@@ -84,6 +87,7 @@ impl MadeQueue {
             event: None,
             limited: false,
             thread: false,
+            at_once: false,
             poll: Duration::ZERO,
         }
     }

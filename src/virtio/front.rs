@@ -219,7 +219,7 @@ impl Front {
     /// The driver notifies `queue`, and no ioeventfd took it.
     pub fn notify(&self, queue: u32) {
         if let Some(queue) = self.queues.get(queue as usize) {
-            queue.wake();
+            queue.kicked();
         }
     }
 

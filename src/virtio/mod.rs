@@ -15,7 +15,7 @@
 //! What differs from one type of device to another is in three traits of [`device`]: a [`Model`] is what is
 //! planned, a [`VirtioDevice`] is its kind, features and configuration space, a [`Handler`] is what it does
 //! with the chains of one queue. Everything else is written once, here. Each device has a folder: [`block`],
-//! [`rng`], [`balloon`].
+//! [`console`], [`rng`], [`balloon`].
 //!
 //! What a guest puts into a ring is read once, checked, and copied into types of our own before
 //! anything acts on it. A request that makes no sense is answered with an error; a ring that makes
@@ -25,6 +25,7 @@ pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod complaints;
+pub mod console;
 pub mod device;
 pub mod front;
 pub mod limit;

@@ -67,8 +67,10 @@ impl<M: Model> Part for OnMmio<M> {
         let (base, _) = place.range.bounds();
         for (queue, number) in front.queues().iter().zip(0u32..) {
             // A write of the queue's number to QueueNotify wakes the worker without an exit.
-            site.wires
-                .doorbell(queue.kick(), base.saturating_add(QUEUE_NOTIFY), number)?;
+            if !queue.is_at_once() {
+                let address = base.saturating_add(QUEUE_NOTIFY);
+                site.wires.doorbell(queue.kick(), address, number)?;
+            }
             site.pumps.push(queue.clone());
         }
         let transport = Arc::new(MmioTransport::new(front, interrupt));

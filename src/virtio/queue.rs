@@ -22,6 +22,7 @@ pub struct VirtQueue {
     event: Option<Arc<EventFd>>,
     limited: bool,
     thread: bool,
+    at_once: bool,
     worker: Mutex<Worker>,
 }
 
@@ -39,6 +40,7 @@ impl VirtQueue {
             event: made.event,
             limited: made.limited,
             thread: made.thread,
+            at_once: made.at_once,
             worker: Mutex::new(Worker::new(made.handler, made.poll, signal, complaints)),
         })
     }
@@ -51,6 +53,19 @@ impl VirtQueue {
     /// Its worker, between two turns.
     pub fn worker(&self) -> MutexGuard<'_, Worker> {
         lock(&self.worker)
+    }
+
+    /// Whether the vCPU that kicks takes a turn itself.
+    pub fn is_at_once(&self) -> bool {
+        self.at_once
+    }
+
+    /// The driver kicks, and no event fd has heard it.
+    pub fn kicked(&self) {
+        // What one turn has not done is the loop's affair: it has the timer, and others to think of.
+        if !self.at_once || self.run(false) != Turn::Idle {
+            self.wake();
+        }
     }
 
     /// Has its loop give it a turn.

@@ -180,7 +180,7 @@ fn values_that_are_read_and_make_no_sense() {
         "console = \"tty\"",
         2,
         11,
-        &["--console 'tty'", "stdio, none"],
+        &["--console 'tty'", "stdio, serial"],
     );
     refused_at(
         "disk = [\"a.img\",\n  \"b.img,fromat=raw\"]",

@@ -110,7 +110,7 @@ fn sizes_counts_and_times() {
         refused(
             &with("--console", value),
             USAGE,
-            &["--console", "stdio, none, pty, file=PATH"],
+            &["--console", "stdio, serial, virtio, none, pty, file=PATH"],
         );
     }
 }

@@ -34,6 +34,19 @@ fn termios(file: &File) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Gives a terminal so many columns and rows.
+pub fn resize(terminal: &File, (columns, rows): (u16, u16)) {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the struct is valid for the call.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    assert_eq!(done, 0);
+}
+
 fn run(args: &[&str]) -> Command {
     let mut command = Command::new(bantam());
     command.arg("run").args(args);
@@ -46,17 +59,26 @@ impl Session {
         Session::of(run(args))
     }
 
+    /// The same on a terminal of so many columns and rows.
+    pub fn sized(args: &[&str], size: (u16, u16)) -> Self {
+        Session::begin(run(args), None, Some(size))
+    }
+
     /// The same with a limit of setrlimit(2).
     pub fn limited(args: &[&str], limit: (libc::__rlimit_resource_t, u64)) -> Self {
-        Session::begin(run(args), Some(limit))
+        Session::begin(run(args), Some(limit), None)
     }
 
     /// Any command on a terminal of its own.
     pub fn of(command: Command) -> Self {
-        Session::begin(command, None)
+        Session::begin(command, None, None)
     }
 
-    fn begin(mut command: Command, limit: Option<(libc::__rlimit_resource_t, u64)>) -> Self {
+    fn begin(
+        mut command: Command,
+        limit: Option<(libc::__rlimit_resource_t, u64)>,
+        size: Option<(u16, u16)>,
+    ) -> Self {
         let (mut master, mut slave) = (0, 0);
         // SAFETY: openpty fills both descriptors; the rest may be null.
         let opened = unsafe {
@@ -80,6 +102,9 @@ impl Session {
                 File::from(OwnedFd::from_raw_fd(slave)),
             )
         };
+        if let Some(size) = size {
+            resize(&master, size);
+        }
         let before = termios(&slave);
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
@@ -103,6 +128,11 @@ impl Session {
             seen: String::new(),
             patience: Duration::from_secs(20),
         }
+    }
+
+    /// Gives the terminal so many columns and rows.
+    pub fn resize(&self, size: (u16, u16)) {
+        resize(&self.master, size);
     }
 
     pub fn send(&mut self, keys: &[u8]) {

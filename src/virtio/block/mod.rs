@@ -99,6 +99,7 @@ impl Model for BlockModel {
                 event: Some(event),
                 limited: disk.limiter.is_some(),
                 thread: self.io_thread,
+                at_once: false,
                 poll,
             })
         });

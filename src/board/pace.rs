@@ -1,6 +1,6 @@
 //! When the event loop is told of output: at once, or in a moment together with what follows.
 //!
-//! A guest prints byte by byte. To wake the loop for each of them would cost two context switches
+//! A guest prints byte by byte, or in small pieces. To wake the loop for each of them would cost two context switches
 //! a byte; to wait for more would make a key's echo late. So the first byte after a pause goes at
 //! once, a line goes when it is complete, and everything else waits for half a millisecond at most.
 
@@ -56,10 +56,11 @@ impl Pace {
         }
     }
 
-    /// `byte` has joined others, so that `waiting` are there.
-    pub fn output(&mut self, byte: u8, waiting: usize) {
-        let whole = byte == b'\n' || waiting == ENOUGH;
-        if !whole && waiting != 1 {
+    /// `bytes` have joined others, so that `waiting` are there.
+    pub fn output(&mut self, bytes: &[u8], waiting: usize) {
+        let before = waiting.saturating_sub(bytes.len());
+        let whole = bytes.contains(&b'\n') || before < ENOUGH && waiting >= ENOUGH;
+        if !whole && before != 0 {
             return;
         }
         let now = Instant::now();
@@ -91,15 +92,15 @@ mod tests {
     #[test]
     fn the_first_byte_goes_at_once_and_the_next_line_as_a_whole() {
         let (mut pace, wake) = pace();
-        pace.output(b'a', 1);
+        pace.output(b"a", 1);
         assert_eq!(wake.read().unwrap(), 1);
         // Drained at once; the next bytes come within the pause.
         pace.last = Some(Instant::now() + PAUSE);
-        pace.output(b'b', 1);
-        pace.output(b'c', 2);
+        pace.output(b"b", 1);
+        pace.output(b"c", 2);
         assert!(wake.read().is_err(), "they linger");
         assert!(pace.armed);
-        pace.output(b'\n', 3);
+        pace.output(b"d\n", 4);
         assert_eq!(wake.read().unwrap(), 1);
     }
 
@@ -107,7 +108,7 @@ mod tests {
     fn bytes_without_an_end_go_after_a_moment_or_when_they_are_many() {
         let (mut pace, wake) = pace();
         pace.last = Some(Instant::now() + PAUSE);
-        pace.output(b'$', 1);
+        pace.output(b"$", 1);
         let mut poll = libc::pollfd {
             fd: pace.timer(),
             events: libc::POLLIN,
@@ -117,7 +118,7 @@ mod tests {
         assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 10_000) }, 1);
         pace.expired();
         assert!(!pace.armed);
-        pace.output(b'x', ENOUGH);
+        pace.output(b"xy", ENOUGH + 1);
         assert_eq!(wake.read().unwrap(), 1);
     }
 }
