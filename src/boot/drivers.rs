@@ -1,8 +1,13 @@
 //! Which drivers a kernel has built in, for a device that is there only if it will be used.
 //!
 //! The image itself is asked. A driver that is built in has its name in there, with the NUL that ends it
-//! (`.driver.name`), and one that is a module, or missing, has not. A configuration file beside the image may be
-//! another kernel's; it is asked only where the kernel is packed and cannot be looked into.
+//! (`.driver.name`), and one that is a module, or missing, has not. To look through a distribution's kernel takes some
+//! milliseconds, so a configuration beside the image that says no is believed. One that says yes may be
+//! another kernel's; it is believed only where the kernel is packed and cannot be looked into.
+
+use std::path::Path;
+
+use memchr::memmem;
 
 use super::kconfig::Kconfig;
 use super::kernel::{Kernel, KernelFormat};
@@ -30,28 +35,37 @@ pub const CONSOLE: [Driver; 2] = [
     },
 ];
 
+/// What the names of all drivers begin with: the file is searched once for this.
+const START: &[u8] = b"virtio";
+
 /// Read at a time: what is searched is still in the processor's cache then.
 const CHUNK: usize = 256 << 10;
 
-/// Whether `kernel` has all `drivers` built in. Of an unpacked kernel, what goes into guest memory is read.
-pub fn built_in(kernel: &Kernel, placement: &Placement, drivers: &[Driver]) -> bool {
-    match &kernel.format {
-        KernelFormat::Elf(_) => {
+/// Whether `kernel` has all `drivers` built in. `image` is the file that the user has named, if it is the kernel's
+/// own. Of an unpacked kernel, what goes into guest memory is read.
+pub fn built_in(
+    kernel: &Kernel,
+    placement: &Placement,
+    image: Option<&Path>,
+    drivers: &[Driver],
+) -> bool {
+    let config = image.and_then(Kconfig::beside);
+    let config = config.filter(|(_, config)| !config.is_empty());
+    let says =
+        config.map(|(_, config)| drivers.iter().all(|driver| config.built_in(driver.option)));
+    match (says, &kernel.format) {
+        (Some(false), _) | (None, KernelFormat::BzImage(_)) => false,
+        (Some(true), KernelFormat::BzImage(_)) => true,
+        (_, KernelFormat::Elf(_)) => {
             let segments = placement.segments.iter();
             let ranges = segments.map(|segment| (segment.offset, segment.file_len));
             let names: Vec<&[u8]> = drivers.iter().map(|driver| driver.name).collect();
             all_in(&kernel.source, ranges, names)
         }
-        // Beside an ISO, no configuration is that of the kernel in it.
-        KernelFormat::BzImage(_) if kernel.source.start() != 0 => false,
-        KernelFormat::BzImage(_) => {
-            let config = Kconfig::beside(kernel.source.path());
-            config.is_some_and(|(_, config)| drivers.iter().all(|d| config.built_in(d.option)))
-        }
     }
 }
 
-/// Whether all `words` are somewhere in these ranges of the file.
+/// Whether all `words`, which begin with [`START`], are somewhere in these ranges of the file.
 fn all_in(
     source: &Source,
     ranges: impl Iterator<Item = (u64, u64)>,
@@ -59,6 +73,7 @@ fn all_in(
 ) -> bool {
     // What is at the end of one chunk may go on in the next.
     let longest = words.iter().map(|word| word.len()).max().unwrap_or(0);
+    let start = memmem::Finder::new(START);
     let mut chunk = vec![0; CHUNK];
     for (offset, len) in ranges {
         let (mut done, mut kept) = (0u64, 0usize);
@@ -73,7 +88,10 @@ fn all_in(
             done = done.saturating_add(count as u64);
             let end = kept.saturating_add(count);
             let bytes = chunk.get(..end).unwrap_or_default();
-            words.retain(|word| memchr::memmem::find(bytes, word).is_none());
+            for at in start.find_iter(bytes) {
+                let rest = bytes.get(at..).unwrap_or_default();
+                words.retain(|word| !rest.starts_with(word));
+            }
             let from = end.saturating_sub(longest);
             kept = end.saturating_sub(from);
             chunk.copy_within(from..end, 0);

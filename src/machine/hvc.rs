@@ -8,7 +8,7 @@
 
 use crate::boot::cmdline::{self, Added};
 use crate::boot::{Kernel, Placement, drivers};
-use crate::config::{Console, Port, VmConfig};
+use crate::config::{BootFrom, Console, Port, VmConfig};
 use crate::console;
 
 /// The rest of the machine.
@@ -19,6 +19,17 @@ pub struct Around<'a> {
     pub placement: &'a Placement,
     /// There is no page of registers left on the board.
     pub full: bool,
+}
+
+impl Around<'_> {
+    fn has_driver(&self, config: &VmConfig) -> bool {
+        let image = match &config.boot {
+            BootFrom::Kernel(path) => Some(path.as_path()),
+            // What is beside an ISO belongs to no kernel in it.
+            BootFrom::Iso(_) => None,
+        };
+        drivers::built_in(self.kernel, self.placement, image, &drivers::CONSOLE)
+    }
 }
 
 /// The command line, and whether there is a virtio console.
@@ -42,8 +53,7 @@ pub fn decide(
     let named = on_terminal && cmdline::ends_at_hvc0(&plain);
     let with = compose(true);
     let wanted = on_terminal && cmdline::ends_at_hvc0(&with);
-    match wanted && (named || drivers::built_in(around.kernel, around.placement, &drivers::CONSOLE))
-    {
+    match wanted && (named || around.has_driver(config)) {
         true => (with, true),
         false => (plain, false),
     }
