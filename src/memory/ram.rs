@@ -142,7 +142,10 @@ pub fn share_heap() {
     // SAFETY: sets a number of the allocator under its lock; trims what is free under the same lock.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::malloc_trim(0);
+        // Where address space is short, it may not come back.
+        if limits::address_space().is_none() {
+            libc::malloc_trim(0);
+        }
     }
 }
 
