@@ -12,6 +12,9 @@ use std::thread::{Builder, JoinHandle};
 /// A thread's stack, and what its signal stack and the heap need beside it.
 const THREAD_BYTES: usize = (2 << 20) + (1 << 20);
 
+/// What reading the command line takes, and a configuration of a few pages.
+const WORDS_BYTES: usize = 1 << 20;
+
 /// The limit of `ulimit -v` in bytes, where there is one.
 pub fn address_space() -> Option<u64> {
     let mut limit = libc::rlimit {
@@ -50,24 +53,30 @@ pub fn spawn<T: Send + 'static>(
 /// # Errors
 /// ENOMEM.
 pub fn room_for_a_thread() -> io::Result<()> {
+    room_for(THREAD_BYTES)
+}
+
+/// Whether a command line and a configuration can be read: an allocation that fails there would end the
+/// process without a word of ours.
+///
+/// # Errors
+/// ENOMEM.
+pub fn room_for_words() -> io::Result<()> {
+    room_for(WORDS_BYTES)
+}
+
+fn room_for(bytes: usize) -> io::Result<()> {
     if address_space().is_none() {
         return Ok(());
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping that nobody else knows of, and that is gone again at once.
     unsafe {
-        let at = libc::mmap(
-            std::ptr::null_mut(),
-            THREAD_BYTES,
-            libc::PROT_NONE,
-            flags,
-            -1,
-            0,
-        );
+        let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        libc::munmap(at, THREAD_BYTES);
+        libc::munmap(at, bytes);
     }
     Ok(())
 }

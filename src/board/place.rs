@@ -2,7 +2,7 @@
 //!
 //! A part on ports has its place by tradition, as a guest looks for COM1 at port 0x3f8. A virtio device
 //! may be anywhere, as the DSDT tells the guest where it is. So these get pages from
-//! [`layout::VIRTIO_MMIO_START`] on and the lines of [`layout::VIRTIO_GSIS`], one after the other in the
+//! [`VIRTIO_MMIO_START`](crate::arch::x86_64::layout::VIRTIO_MMIO_START) on and the lines of [`VIRTIO_GSIS`](crate::arch::x86_64::layout::VIRTIO_GSIS), one after the other in the
 //! order of the list, and names that are counted for each kind.
 
 /// Bytes of a register page.

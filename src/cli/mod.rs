@@ -18,7 +18,8 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, escaped, say};
+use crate::error::{ExitStatus, Failure, escaped, more_address_space, say};
+use crate::limits;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -79,6 +80,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitStatus {
 }
 
 fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure> {
+    limits::room_for_words().map_err(|_| Failure {
+        status: ExitStatus::Start,
+        error: "there is no memory for reading the command line".into(),
+        help: more_address_space(),
+    })?;
     let command = Cli::command();
     let words = words::translate(&command, args)?;
     let parsed = command

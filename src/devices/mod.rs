@@ -1,6 +1,6 @@
 //! What sits on ports of the machine.
 //!
-//! - [`serial`]: COM1, with [`pace`] and [`last_words`] for what the guest prints;
+//! - [`serial`]: COM1, with [`last_words`] for what the guest prints;
 //! - [`i8042`]: the keyboard controller, as far as a guest without keyboard needs one;
 //! - [`power`]: power off, reset, and the power button;
 //! - [`pvpanic`]: a port by which a guest's kernel says that it has panicked; the shortest device;
