@@ -1,5 +1,5 @@
 //! The SMBIOS tables as another program reads them: dmidecode, which knows the specification and
-//! complains of what does not follow it. That Linux finds them is tested in tests/linux.rs.
+//! complains of what does not follow it. That Linux finds them is tested in tests/linux.
 
 mod common;
 

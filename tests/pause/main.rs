@@ -1,7 +1,7 @@
 //! A pause costs the guest nothing but time: no request of its disk, no answer of a device, no key; and a
 //! machine that is paused can still be ended, in every way there is.
 //!
-//! The guests are in `tests/guests/pause.rs`. What a pause means to a Linux is in `tests/linux.rs`.
+//! The guests are in `tests/guests/pause.rs`. What a pause means to a Linux is in `tests/linux`.
 
 #[path = "../common/mod.rs"]
 mod common;

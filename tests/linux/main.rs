@@ -3,7 +3,10 @@
 //! They run on this host's KVM or in the lab (tests/common/lab.rs). How machines end is tested in
 //! tests/endings.rs.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod disks;
+mod terminals;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -60,25 +63,28 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("thirty_two_cpus_come_up", many_cpus),
         ("four_gib_are_there", four_gib),
         ("no_calibration_loop_runs", clocks),
-        ("files_survive_a_remount_and_the_next_boot", ext4),
-        ("disks_come_in_order_with_serial_and_ro", disks),
+        ("files_survive_a_remount_and_the_next_boot", disks::ext4),
+        ("disks_come_in_order_with_serial_and_ro", disks::disks),
         ("the_machine_has_a_number_and_credentials", smbios),
         ("random_bytes_come_from_the_host", rng),
-        ("discarded_space_comes_back", trim),
+        ("discarded_space_comes_back", disks::trim),
         ("an_iso_boots_its_own_kernel", iso),
-        ("the_driver_can_be_unbound_and_bound_again", rebind),
+        ("the_driver_can_be_unbound_and_bound_again", disks::rebind),
         ("sigterm_powers_the_guest_off", sigterm),
         ("a_pause_is_no_lockup_to_the_guest", pause),
-        ("ctrl_a_x_ends_a_shell_on_a_terminal", shell_quit),
-        ("ctrl_c_is_for_what_a_shell_runs", shell_jobs),
-        ("a_pipe_feeds_the_shell", piped_shell),
-        ("an_end_of_file_on_stdin_changes_nothing", closed_stdin),
+        ("ctrl_a_x_ends_a_shell_on_a_terminal", terminals::shell_quit),
+        ("ctrl_c_is_for_what_a_shell_runs", terminals::shell_jobs),
+        ("a_pipe_feeds_the_shell", terminals::piped_shell),
+        (
+            "an_end_of_file_on_stdin_changes_nothing",
+            terminals::closed_stdin,
+        ),
     ];
     for (name, test) in tests {
         trials.push(trial(name, ignored, test));
     }
     let name = "a_root_file_system_is_on";
-    trials.extend(each(name, DISKS, ignored, kind_of_disk));
+    trials.extend(each(name, disks::DISKS, ignored, disks::kind_of_disk));
     let backings: [(&str, &[&str]); 3] = [
         ("anonymous_memory", &["--reclaim"]),
         ("a_memfd", &["--reclaim", "--memory-backing", "shared"]),
@@ -91,7 +97,7 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         ("qcow2", ("qcow2", "")),
     ];
     let name = "a_snapshot_is_a_root_disk_that_forgets";
-    trials.extend(each(name, snapshots, ignored, snapshot));
+    trials.extend(each(name, snapshots, ignored, disks::snapshot));
     trials
 }
 
@@ -266,133 +272,6 @@ fn clocks() {
     assert!(!out.contains("Fast TSC calibration"), "{out}");
 }
 
-fn ext4() {
-    let folder = scratch();
-    let disk = copy_of("root.ext4", &folder);
-    let text = "set -e
-mkdir -p /m; mount -t ext4 /dev/vda /m
-dd if=/dev/urandom of=/m/data bs=64k count=64 2>/dev/null
-md5sum /m/data; umount /m; mount -t ext4 -o ro /dev/vda /m; md5sum /m/data; umount /m";
-    let sums = |out: &str| -> Vec<String> {
-        let lines = out.lines().filter(|line| line.ends_with("  /m/data"));
-        lines.map(str::to_owned).collect()
-    };
-    let first = sums(&script(text, &["--disk", &disk]));
-    assert_eq!(first.len(), 2);
-    assert_eq!(first[0], first[1], "after the remount");
-    let again = "mkdir -p /m; mount -t ext4 -o ro /dev/vda /m && md5sum /m/data";
-    let second = sums(&script(again, &["--disk", &format!("{disk},ro")]));
-    assert_eq!(second, [first[0].clone()], "after the next boot");
-    let check = Command::new("e2fsck")
-        .args(["-fn", &disk])
-        .output()
-        .unwrap();
-    assert!(check.status.success(), "{check:?}");
-}
-
-fn disks() {
-    let folder = scratch();
-    let make = |name: &str, mib: u64| {
-        let path = folder.path().join(name);
-        std::fs::File::create(&path)
-            .unwrap()
-            .set_len(mib << 20)
-            .unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let (a, b, c) = (make("a", 1), make("b", 2), make("c", 3));
-    let out = script(
-        "cd /sys/block; for d in vda vdb vdc; do echo $d $(cat $d/size) $(cat $d/ro) [$(cat $d/serial)]; done
-dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>/dev/null || echo refused",
-        &["--disk", &format!("{a},serial=first"), "--disk", &format!("{b},ro"), "--disk", &c],
-    );
-    contains(
-        &out,
-        &[
-            "vda 2048 0 [first]",
-            "vdb 4096 1 [",
-            "vdc 6144 0 [",
-            "refused",
-        ],
-    );
-}
-
-/// Format, options, and how many queues Linux sees.
-type Disk = (&'static str, &'static str, u32);
-
-const DISKS: [(&str, Disk); 4] = [
-    ("qcow2", ("qcow2", "", 1)),
-    ("qcow2_with_an_io_thread", ("qcow2", ",iothread", 1)),
-    (
-        "two_queues_with_io_threads",
-        ("raw", ",queues=2,iothread", 2),
-    ),
-    ("two_queues_by_threads", ("raw", ",queues=2,io=threads", 2)),
-];
-
-fn kind_of_disk((format, options, queues): Disk) {
-    let folder = scratch();
-    let disk = folder.path().join("disk");
-    let disk = disk.to_str().unwrap();
-    let root = path("root.ext4");
-    let made = run(&["image", "convert", "-O", format, &root, disk]);
-    assert_eq!(made.code(), 0, "{made:?}");
-    let disk_arg = format!("{disk},format={format}{options}");
-    let kernel = path("vmlinux");
-    let args = [kernel.as_str(), "--cpus", "2", "--disk", &disk_arg];
-    let first = "ls /sys/block/vda/mq | wc -w; cat /sys/block/vda/queue/physical_block_size
-dd if=/dev/urandom of=/big bs=64k count=48 2>/dev/null && md5sum /big >/sum && echo written";
-    let out = succeeded(&run_vm(&args, &exec(first)));
-    contains(&out, &[&format!("\n{queues}\n4096\n"), "written"]);
-    let out = succeeded(&run_vm(&args, &exec("md5sum -c /sum; rm /big")));
-    contains(&out, &["big: OK"]);
-    let info = run(&["image", "info", "-f", format, disk]);
-    assert_eq!(info.code(), 0, "{info:?}");
-}
-
-fn trim() {
-    use std::os::unix::fs::MetadataExt;
-    let folder = scratch();
-    let disk = folder.path().join("trim.raw");
-    std::fs::write(&disk, vec![0x5a; 16 << 20]).unwrap();
-    let before = std::fs::metadata(&disk).unwrap().blocks();
-    let out = script(
-        "cat /sys/block/vda/queue/discard_max_bytes; blkdiscard -o 4194304 -l 8388608 /dev/vda && echo gone",
-        &["--disk", disk.to_str().unwrap()],
-    );
-    contains(&out, &["2147483648", "gone"]);
-    let after = std::fs::metadata(&disk).unwrap();
-    assert_eq!(after.len(), 16 << 20);
-    assert!(after.blocks() + 16384 <= before, "8 MiB came back");
-}
-
-fn snapshot((format, options): (&'static str, &'static str)) {
-    let folder = scratch();
-    let sum = |file: &str| {
-        let out = Command::new("sha256sum").arg(file).output().unwrap();
-        assert!(out.status.success(), "{out:?}");
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let disk = folder.path().join(format!("root.{format}"));
-    let disk = disk.to_str().unwrap();
-    let root = path("root.ext4");
-    let made = run(&["image", "convert", "-O", format, &root, disk]);
-    assert_eq!(made.code(), 0, "{made:?}");
-    let before = sum(disk);
-    // The first life is not ended cleanly: the second finds what it has written, and mends it.
-    let text = "if [ -e /big ]; then md5sum -c /sum && rm /big && fstrim / && df / && echo lived on
-else dd if=/dev/urandom of=/big bs=64k count=64 && md5sum /big >/sum && sync && echo written && busybox reboot -f; sleep 60; fi";
-    let (kernel, disk_arg) = (path("vmlinux"), format!("{disk},snapshot{options}"));
-    let args = [&kernel, "--cpus", "2", "--disk", &disk_arg, "--reboot"];
-    let out = succeeded(&run_vm(&args, &exec(text)));
-    let words = ["written", "recovery complete", "big: OK", "lived on"];
-    contains(&out, &words);
-    assert_eq!(sum(disk), before, "the image has changed");
-    let out = succeeded(&run_vm(&args, &exec("[ ! -e /big ] && echo forgotten")));
-    contains(&out, &["forgotten"]);
-    assert_eq!(sum(disk), before, "the image has changed");
-}
-
 fn iso() {
     let folder = scratch();
     let tree = folder.path().join("tree/live");
@@ -420,20 +299,6 @@ fn iso() {
     let text = "uname -r; cat /sys/block/vda/ro /sys/block/vdb/ro; dd if=/dev/vdb bs=1 skip=32769 count=5 2>/dev/null";
     let out = succeeded(&run_vm(&args, &exec(text)));
     contains(&out, &["-bantam", "\n0\n1\nCD001", "boot=live"]);
-}
-
-fn rebind() {
-    let folder = scratch();
-    let disk = copy_of("root.ext4", &folder);
-    let out = script(
-        "cd /sys/bus/virtio/drivers/virtio_blk; sum() { dd if=/dev/vda bs=1M 2>/dev/null | md5sum; }; sum
-for i in 1 2 3; do echo virtio0 >unbind; ls /dev/vda 2>&1; echo virtio0 >bind; echo 3 >/proc/sys/vm/drop_caches; sum; done",
-        &["--disk", &format!("{disk},ro")],
-    );
-    let sums: Vec<_> = out.lines().filter(|line| line.ends_with("  -")).collect();
-    assert_eq!(sums.len(), 4, "{out}");
-    assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
-    assert_eq!(out.matches("No such file").count(), 3, "{out}");
 }
 
 /// A stock kernel with watchdogs that have little patience, busy, is paused for longer than they have.
@@ -543,57 +408,4 @@ fn sigterm() {
     let rest = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
     let status = common::wait(&mut child, Duration::from_secs(30)).expect("it ends");
     assert_eq!(status.code(), Some(0), "{:?}", rest.join());
-}
-
-/// A shell of the test kernel that answers on a terminal.
-fn shell() -> Session {
-    let (kernel, initrd) = (path("vmlinux"), path("initramfs.cpio.gz"));
-    let words = [&kernel, "--initrd", &initrd, "--append", "quiet"];
-    let mut session = Session::start(&[&words[..], &["--time-limit", LIMIT]].concat());
-    session.patience = Duration::from_secs(60);
-    session.expect(":/# ");
-    session.send(b"echo $((6*7)).\r");
-    session.expect("42.");
-    session
-}
-
-fn shell_quit() {
-    let mut session = shell();
-    session.send(b"\x01x");
-    assert_eq!(session.finish().code(), Some(0), "{}", session.seen());
-}
-
-/// Job control: Ctrl-c ends what runs in the guest, not the machine.
-fn shell_jobs() {
-    let mut session = shell();
-    session.send(b"sleep 1000\r");
-    std::thread::sleep(Duration::from_secs(1));
-    session.send(b"\x03");
-    session.send(b"echo after=$?.\r");
-    session.expect("after=130.");
-    session.send(b"poweroff\r");
-    assert_eq!(session.finish().code(), Some(0), "{}", session.seen());
-}
-
-fn piped_shell() {
-    let mut command = Command::new(bantam());
-    command.args([
-        "run",
-        &path("vmlinux"),
-        "--initrd",
-        &path("initramfs.cpio.gz"),
-    ]);
-    command.args(["--append", "quiet", "--time-limit", LIMIT]);
-    let outcome = run_with(
-        command,
-        b"echo $((6*7)).\npoweroff\n",
-        Duration::from_secs(200),
-    );
-    assert_eq!(outcome.code(), 0, "{outcome:?}");
-    contains(&outcome.stdout, &["42."]);
-}
-
-fn closed_stdin() {
-    let out = script("echo still here", &[]);
-    contains(&out, &["still here"]);
 }
