@@ -1,5 +1,7 @@
 //! The list of parts, and who is where: names, register pages and interrupt lines are given out here.
 
+use std::collections::BTreeMap;
+
 use super::part::{Names, Need, Part};
 use super::place::{PAGE_BYTES, Place, Range};
 use crate::arch::x86_64::layout;
@@ -54,7 +56,7 @@ impl Board {
         let max = layout::VIRTIO_GSIS.len();
         let starts = (layout::VIRTIO_MMIO_START..).step_by(PAGE_BYTES as usize);
         let mut free = layout::VIRTIO_GSIS.into_iter().zip(starts).zip(0u32..);
-        let mut counts: Vec<(&'static str, u32)> = Vec::new();
+        let mut counts = BTreeMap::new();
         let mut board = Board::default();
         for part in parts {
             let place = match part.need() {
@@ -107,18 +109,9 @@ impl Board {
     }
 }
 
-fn next_name(names: Names, counts: &mut Vec<(&'static str, u32)>) -> String {
+fn next_name(names: Names, counts: &mut BTreeMap<&'static str, u32>) -> String {
     let (Names::Letters(prefix) | Names::Numbers(prefix)) = names;
-    let count = match counts.iter_mut().find(|(known, _)| *known == prefix) {
-        Some((_, count)) => count,
-        None => {
-            counts.push((prefix, 0));
-            match counts.last_mut() {
-                Some((_, count)) => count,
-                None => return prefix.into(),
-            }
-        }
-    };
+    let count = counts.entry(prefix).or_default();
     let number = *count;
     *count = count.saturating_add(1);
     match names {

@@ -191,11 +191,11 @@ fn read_value<'v>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::MemoryBacking;
     use super::*;
     use crate::boot::{ProtocolChoice, Unpack};
     use crate::config::options::OPTIONS;
     use crate::error::Help;
+    use crate::memory::Backing;
 
     fn read(text: &str) -> Result<Layer, ConfigError> {
         parse(text, Path::new("vm.toml"), Path::new("/m")).map(|file| file.layer)
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(layer.path("iso"), Some("/m/install.iso".into()));
         assert_eq!(layer.paths("cdrom"), [PathBuf::from("/m/live.iso")]);
         assert_eq!(layer.text("cpus").as_deref(), Some("4"));
-        assert_eq!(layer.choice("memory-backing"), Some(MemoryBacking::Shared));
+        assert_eq!(layer.choice("memory-backing"), Some(Backing::Shared));
         assert_eq!(layer.choice("protocol"), Some(ProtocolChoice::Pvh));
         assert_eq!(layer.choice("unpack"), Some(Unpack::Guest));
         assert_eq!(layer.switch("cache"), Some(false));

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
-pub use crate::memory::Backing as MemoryBacking;
+use crate::memory::Backing;
 pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
@@ -74,7 +74,7 @@ pub struct VmConfig {
     /// RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
     /// What the memory is on the host.
-    pub memory_backing: MemoryBacking,
+    pub memory_backing: Backing,
     /// Where the guest's console goes.
     pub console: Console,
     /// How the kernel is entered.

@@ -20,7 +20,7 @@ use clap::builder::PossibleValue;
 use super::values;
 use super::{credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
-use crate::memory::Backing as MemoryBacking;
+use crate::memory::Backing;
 
 /// An option, as it is written.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ pub const OPTIONS: &[Opt] = &[
     },
     Opt {
         name: "memory-backing",
-        kind: Kind::Choice(choices::<MemoryBacking>),
+        kind: Kind::Choice(choices::<Backing>),
         value: "MEMORY_BACKING",
         help: "What guest memory is on the host",
         example: r#""thp""#,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::ConfigError;
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::topology::Topology;
-use crate::memory::Backing as MemoryBacking;
+use crate::memory::Backing;
 
 /// Below this the boot tables and a kernel have no room.
 const MIN_MEMORY: u64 = 2 << 20;
@@ -138,9 +138,9 @@ pub fn image_size(text: &str) -> Result<u64, ConfigError> {
 ///
 /// # Errors
 /// See [`ConfigError`].
-pub fn check_backing(bytes: u64, backing: MemoryBacking) -> Result<(), ConfigError> {
+pub fn check_backing(bytes: u64, backing: Backing) -> Result<(), ConfigError> {
     const HUGE_PAGE: u64 = 2 << 20;
-    if backing == MemoryBacking::Hugetlbfs && !bytes.is_multiple_of(HUGE_PAGE) {
+    if backing == Backing::Hugetlbfs && !bytes.is_multiple_of(HUGE_PAGE) {
         return Err(wrong(
             "--memory",
             &format!("{}k", bytes >> 10),
@@ -155,8 +155,8 @@ pub fn check_backing(bytes: u64, backing: MemoryBacking) -> Result<(), ConfigErr
 ///
 /// # Errors
 /// Where they would stay reserved for this machine.
-pub fn check_reclaim(reclaim: bool, backing: MemoryBacking) -> Result<(), ConfigError> {
-    if reclaim && backing == MemoryBacking::Hugetlbfs {
+pub fn check_reclaim(reclaim: bool, backing: Backing) -> Result<(), ConfigError> {
+    if reclaim && backing == Backing::Hugetlbfs {
         return Err(wrong(
             "--memory-backing",
             "hugetlbfs",

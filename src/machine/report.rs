@@ -8,8 +8,9 @@ use crate::board::Placed;
 use crate::board::place::Range;
 use crate::boot::bzimage::Compression;
 use crate::boot::kernel::KernelFormat;
-use crate::config::{Console, MemoryBacking};
+use crate::config::Console;
 use crate::error::escaped;
+use crate::memory::Backing;
 
 /// The whole report.
 pub fn describe(plan: &Plan) -> String {
@@ -23,9 +24,9 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
     let placement = &plan.placement;
     writeln!(out, "cpus      {}", plan.config.topology)?;
     let backing = match plan.config.memory_backing {
-        MemoryBacking::Thp => "",
-        MemoryBacking::Hugetlbfs => " of hugetlbfs",
-        MemoryBacking::Shared => " as a memfd",
+        Backing::Thp => "",
+        Backing::Hugetlbfs => " of hugetlbfs",
+        Backing::Shared => " as a memfd",
     };
     writeln!(out, "memory    {} MiB{backing}", plan.config.memory >> 20)?;
     let format = match &plan.kernel.format {

@@ -21,6 +21,8 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const PHYSICAL_BLOCK: u32 = 4096;
 /// Blocking requests that one queue works on at a time: enough to keep a fast disk busy.
 const MAX_THREADS: usize = 16;
+/// All of one disk's. They are there from the start, so many queues must not mean many times sixteen.
+const MAX_THREADS_OF_DISK: usize = 256;
 
 /// What all queues share.
 pub struct Disk {
@@ -46,7 +48,9 @@ impl Disk {
         let len = setup.image.len();
         // imago pins a table of its cache for each request that it works on, of 128 for an image.
         let threads = match setup.image.raw_file() {
-            Some(_) => MAX_THREADS,
+            Some(_) => {
+                (MAX_THREADS_OF_DISK / usize::from(setup.queues.max(1))).clamp(1, MAX_THREADS)
+            }
             None => (64 / usize::from(setup.queues.max(1))).clamp(1, MAX_THREADS),
         };
         Disk {
