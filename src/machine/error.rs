@@ -57,9 +57,6 @@ pub enum StartError {
         /// The host's reason.
         source: io::Error,
     },
-    /// A part of the machine cannot be built.
-    #[error(transparent)]
-    Part(#[from] SiteError),
     /// A file has changed since it was looked at.
     #[error("cannot load {} into guest memory: {}", path.display(), io_reason(source))]
     Load {
@@ -102,15 +99,6 @@ impl Help for StartError {
                 Some(_) => "check the limits of this user (ulimit -a) and of its cgroup".into(),
                 None => "this is a defect of bantam: report it with the line above".into(),
             },
-            StartError::Part(SiteError::Call { .. }) => {
-                "'bantam check' tells whether this host has what is needed".into()
-            }
-            StartError::Part(SiteError::Host { .. }) => {
-                "check the limits of this user (ulimit -a) and of its cgroup".into()
-            }
-            StartError::Part(SiteError::Overlap(_)) => {
-                "this is a defect of bantam: report it with the line above".into()
-            }
             StartError::Load { .. } => {
                 "do not change images while a machine starts from them".into()
             }
@@ -118,6 +106,17 @@ impl Help for StartError {
                 "this is a defect of bantam: report it with the line above".into()
             }
             StartError::Tables(_) => "give the machine more memory with --memory".into(),
+        }
+    }
+}
+
+/// A part of the machine cannot be built.
+impl From<SiteError> for StartError {
+    fn from(error: SiteError) -> Self {
+        match error {
+            SiteError::Call { call, source } => StartError::Call { call, source },
+            SiteError::Host { what, source } => host(what)(source),
+            SiteError::Overlap(overlap) => StartError::Defect(overlap.to_string()),
         }
     }
 }
