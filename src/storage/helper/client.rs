@@ -72,6 +72,18 @@ impl Client {
         access: Access,
         name: &str,
     ) -> Result<Self, OpenError> {
+        let life = |file: &File, socket: &Socket, shared| serve::live(file, access, socket, shared);
+        Client::with(file, locked, path, access, (name, life))
+    }
+
+    /// The same with a helper of this name that lives this life.
+    fn with(
+        file: File,
+        locked: &File,
+        path: &Path,
+        access: Access,
+        (name, life): (&str, impl FnOnce(&File, &Socket, Arc<Shared>)),
+    ) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Helper {
             path: path.into(),
             source,
@@ -93,8 +105,8 @@ impl Client {
         let (ours, theirs) = Socket::pair().map_err(failed)?;
         let keep = [file.as_raw_fd(), locked.as_raw_fd(), theirs.as_raw_fd()];
         let theirs_too = shared.clone();
-        let life = || serve::live(&file, access, &theirs, theirs_too);
-        let child = process::start(name, &keep, life).map_err(failed)?;
+        let child = process::start(name, &keep, || life(&file, &theirs, theirs_too));
+        let child = child.map_err(failed)?;
         drop(theirs);
         let helper = Helper {
             shared,
@@ -573,3 +585,7 @@ fn nonsense() -> io::Error {
 fn gone() -> io::Error {
     io::Error::other("the process that reads the image is gone")
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
