@@ -128,8 +128,8 @@ pub trait Layers: Image {
 
 /// An image whose format is read by another process, the helper.
 pub trait Helped: Image {
-    /// The image's file, of which byte n is byte n.
-    fn file(&self) -> Arc<dyn Image>;
+    /// The files of its chain, of which byte n is byte n: the image's own, then that on which it rests, and so on.
+    fn files(&self) -> Vec<Arc<dyn Image>>;
 
     /// Adds a queue: `event` becomes readable when the helper has done something for it, or is gone. Returns
     /// its number.
@@ -141,9 +141,8 @@ pub trait Helped: Image {
     /// Gives a queue's number back.
     fn remove_queue(&self, queue: u32);
 
-    /// How `work` may be done on [`file`](Helped::file) without the helper: the same work at its place in the
-    /// file, and the number of a claim that is to be given back when it is done.
-    fn direct(&self, work: Work, buffers: &IoBuffers) -> Option<(Work, u32)>;
+    /// How `work` may be done without the helper, if it may.
+    fn direct(&self, work: Work, buffers: &mut IoBuffers) -> Option<Direct>;
 
     /// Gives back a claim.
     fn end_direct(&self, claim: u32);
@@ -174,6 +173,22 @@ pub trait Helped: Image {
 
     /// The queue looks by itself from now on.
     fn disarm(&self, queue: u32);
+}
+
+/// What can be done without a helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// It has been done: what was to be read is zeros.
+    Done,
+    /// This, on a file.
+    On {
+        /// The number of the file among [`Helped::files`].
+        file: usize,
+        /// The work at its place there.
+        work: Work,
+        /// To be given back when it is done.
+        claim: u32,
+    },
 }
 
 /// How far the helper is with some work.

@@ -4,6 +4,7 @@
 //! ```text
 //!              ┌─ a read or write whose place is known ──▶ io_uring on the file, or threads
 //!   a job ─────┼─ a flush, if all tables are written ────▶ the same
+//!              ├─ a read of zeros ───────────────────────▶ ended at once
 //!              └─ the rest ──────────────────────────────▶ a slot of the helper's
 //!                    └ no slot is free, or transfers of ours have to end first: it waits here
 //! ```
@@ -17,30 +18,32 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
-use crate::storage::image::{Errand, Helped as Image, Job, Work};
+use crate::storage::image::{Direct, Errand, Helped as Image, Job, Work};
 
 /// See the [module](self).
 pub struct Helped {
     image: Arc<dyn Image>,
     queue: u32,
-    /// For the image's file.
-    direct: Box<dyn Engine>,
-    /// By token: the claim of a job that `direct` has, and its work as it was.
+    /// For each file of the image's chain.
+    direct: Vec<Box<dyn Engine>>,
+    /// By token: the claim of a job that one of `direct` has, and its work as it was.
     claims: Vec<Option<(u32, Work)>>,
     /// The helper has these.
     asked: Vec<(Job, Errand)>,
     /// These have to wait.
     waiting: VecDeque<(Job, Errand)>,
+    /// Reads of zeros.
+    done: VecDeque<Job>,
 }
 
 impl Helped {
-    /// An engine for `slots` jobs on `image`, for whose file there is the engine `direct`. `event` is that of both.
+    /// An engine for `slots` jobs on `image`, for whose files there are the engines `direct`. `event` is that of all.
     ///
     /// # Errors
     /// When the helper is gone.
     pub fn new(
         image: Arc<dyn Image>,
-        direct: Box<dyn Engine>,
+        direct: Vec<Box<dyn Engine>>,
         slots: u16,
         event: &EventFd,
     ) -> io::Result<Self> {
@@ -51,6 +54,7 @@ impl Helped {
             claims: vec![None; usize::from(slots)],
             asked: Vec::new(),
             waiting: VecDeque::new(),
+            done: VecDeque::new(),
         })
     }
 
@@ -72,7 +76,7 @@ impl Helped {
 
     /// A job that `direct` has ended.
     fn by_ourselves(&mut self) -> Option<(Job, io::Result<()>)> {
-        while let Some((mut job, result)) = self.direct.complete() {
+        while let Some((mut job, result)) = self.direct.iter_mut().find_map(|e| e.complete()) {
             let claim = self.claims.get_mut(usize::from(job.token));
             let Some((claim, work)) = claim.and_then(Option::take) else {
                 continue;
@@ -111,13 +115,18 @@ impl Helped {
 
 impl Engine for Helped {
     fn submit(&mut self, mut job: Job) {
-        let place = self.claims.get_mut(usize::from(job.token));
-        if let Some(place) = place
-            && let Some((there, claim)) = self.image.direct(job.work, &job.buffers)
-        {
-            *place = Some((claim, job.work));
-            job.work = there;
-            return self.direct.submit(job);
+        match self.image.direct(job.work, &mut job.buffers) {
+            Some(Direct::Done) => return self.done.push_back(job),
+            Some(Direct::On { file, work, claim }) => {
+                let place = self.claims.get_mut(usize::from(job.token));
+                if let (Some(place), Some(engine)) = (place, self.direct.get_mut(file)) {
+                    *place = Some((claim, job.work));
+                    job.work = work;
+                    return engine.submit(job);
+                }
+                self.image.end_direct(claim);
+            }
+            None => {}
         }
         self.ask(job, Errand::of(self.queue));
     }
@@ -125,39 +134,47 @@ impl Engine for Helped {
     fn commit(&mut self) {
         // The worker looks by itself from now on, until it calls `rearm`.
         self.image.disarm(self.queue);
-        self.direct.commit();
+        self.direct.iter_mut().for_each(|engine| engine.commit());
     }
 
     fn complete(&mut self) -> Option<(Job, io::Result<()>)> {
+        if let Some(job) = self.done.pop_front() {
+            return Some((job, Ok(())));
+        }
         if !self.waiting.is_empty() {
             self.go_on();
-            // What goes to the file by this is begun at once.
-            self.direct.commit();
         }
         self.by_ourselves().or_else(|| self.by_the_helper())
     }
 
     fn ready(&mut self) -> bool {
-        self.direct.ready() || (self.asked.iter()).any(|(_, errand)| self.image.has_answer(errand))
+        !self.done.is_empty()
+            || self.direct.iter_mut().any(|engine| engine.ready())
+            || (self.asked.iter()).any(|(_, errand)| self.image.has_answer(errand))
     }
 
     fn rearm(&mut self) -> bool {
-        // Both are armed, also when one has something already. What waits is told of its turn in any case.
-        let direct = self.direct.rearm();
+        // All are armed, also when one has something already. What waits is told of its turn in any case.
+        let ended = self
+            .direct
+            .iter_mut()
+            .filter_map(|engine| engine.rearm().then_some(()));
+        let direct = ended.count() > 0;
         self.image.arm(self.queue);
         let answered = (self.asked.iter()).any(|(_, errand)| self.image.has_answer(errand));
-        direct || answered
+        direct || answered || !self.done.is_empty()
     }
 
     fn has_threads(&self) -> bool {
-        !self.asked.is_empty() || self.direct.has_threads()
+        !self.asked.is_empty() || self.direct.iter().any(|engine| engine.has_threads())
     }
 
     fn drain(&mut self) {
         for (_, mut errand) in self.waiting.drain(..) {
             self.image.forget(&mut errand);
         }
-        self.direct.drain();
+        self.done.clear();
+        self.direct.iter_mut().for_each(|engine| engine.drain());
         for (claim, _) in self.claims.iter_mut().filter_map(Option::take) {
             self.image.end_direct(claim);
         }

@@ -67,7 +67,10 @@ impl Layered {
     }
 
     fn engines(&mut self) -> impl Iterator<Item = &mut dyn Engine> {
-        let base = self.base.as_mut().map(|base| &mut **base as &mut dyn Engine);
+        let base = self
+            .base
+            .as_mut()
+            .map(|base| &mut **base as &mut dyn Engine);
         let others: [&mut dyn Engine; 2] = [&mut self.top, &mut self.threads];
         others.into_iter().chain(base)
     }

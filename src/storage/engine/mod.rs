@@ -83,7 +83,11 @@ pub fn start(
     if mode != IoMode::Inline
         && let Some(helped) = image.clone().helped()
     {
-        let direct = start(&helped.file(), mode, slots, threads, event);
+        let direct = helped.files();
+        let direct = direct
+            .iter()
+            .map(|file| start(file, mode, slots, threads, event));
+        let direct = direct.collect();
         match Helped::new(helped, direct, slots, event) {
             Ok(engine) => return Box::new(engine),
             // All that it is asked will be an error, and says so.

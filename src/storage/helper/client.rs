@@ -22,9 +22,9 @@ use crate::memory::IoBuffers;
 use crate::storage::access::Access;
 use crate::storage::error::OpenError;
 use crate::storage::format::Format;
-use crate::storage::image::{Errand, Helped, Image, SECTOR_BYTES, Work};
+use crate::storage::image::{Direct, Errand, Helped, Image, SECTOR_BYTES, Work};
 use crate::storage::qcow2::backing::BackingFiles;
-use crate::storage::qcow2::{Damaged, Refusal};
+use crate::storage::qcow2::{Damaged, Refusal, Spot};
 use crate::storage::raw::Raw;
 use crate::sync::lock;
 
@@ -36,9 +36,10 @@ const LOOK: Duration = Duration::from_millis(200);
 /// See the [module](self).
 pub struct Client {
     helper: Arc<Helper>,
-    file: Arc<Raw>,
+    /// The image's file and those below it.
+    files: Vec<Arc<Raw>>,
     len: u64,
-    /// The length of a block device, which does not grow.
+    /// The length of the image's file, if it is a block device, which does not grow.
     device_len: Option<u64>,
     desk: Mutex<Desk>,
     /// A blocking caller may be able to begin.
@@ -94,6 +95,7 @@ impl Client {
             source,
         };
         let raw = Raw::new(file.try_clone().map_err(failed)?, 0, access.cache).map_err(direct)?;
+        let mut raws = vec![Arc::new(raw)];
         let is_device = file
             .metadata()
             .is_ok_and(|m| m.file_type().is_block_device());
@@ -117,7 +119,12 @@ impl Client {
             dead: AtomicBool::new(false),
             events: Mutex::default(),
         };
-        let (len, cluster, slots) = helper.opened(&mut files)?;
+        let (len, cluster, slots) = helper.opened(&mut files, |below| {
+            let len = (&below).seek(SeekFrom::End(0)).map_err(failed)?;
+            let raw = Raw::new(below, len, access.cache).map_err(direct)?;
+            raws.push(Arc::new(raw));
+            Ok(())
+        })?;
         helper.is_quick().map_err(failed)?;
         let good = len > 0
             && len.is_multiple_of(SECTOR_BYTES)
@@ -128,7 +135,7 @@ impl Client {
         Ok(Client {
             desk: Mutex::new(Desk::new(places, slots)),
             helper: Arc::new(helper),
-            file: Arc::new(raw),
+            files: raws,
             len,
             device_len,
             turn: Condvar::new(),
@@ -145,11 +152,15 @@ impl Client {
         lock(&self.desk)
     }
 
-    /// How long the file is now.
-    fn file_len(&self) -> u64 {
-        let file = self.file.raw_file();
-        let len = || file.and_then(|file| file.metadata().ok()).map(|m| m.len());
-        self.device_len.or_else(len).unwrap_or(0)
+    /// How long the files are now, of which only the first can grow.
+    fn lens(&self) -> Vec<u64> {
+        let mut lens: Vec<u64> = self.files.iter().map(|file| file.len()).collect();
+        if let (Some(first), Some(file)) = (lens.first_mut(), self.files.first()) {
+            let file = file.raw_file();
+            let len = || file.and_then(|file| file.metadata().ok()).map(|m| m.len());
+            *first = self.device_len.or_else(len).unwrap_or(0);
+        }
+        lens
     }
 
     /// Wakes who waits for what has just been given back.
@@ -228,15 +239,15 @@ impl Client {
         let slot = self.slot(errand).map(|(_, slot)| slot);
         let told = slot.into_iter().filter(|_| good).flat_map(Slot::told);
         let since = Moment::at(errand.since);
-        let file_len = match work {
-            Work::Read { .. } | Work::Write { .. } => self.file_len(),
-            _ => 0,
+        let lens = match work {
+            Work::Read { .. } | Work::Write { .. } => self.lens(),
+            _ => Vec::new(),
         };
         let mut desk = self.desk();
         match (errand.change.take(), work) {
-            (Some(change), _) => desk.end_change(change, since, told, file_len),
+            (Some(change), _) => desk.end_change(change, since, told, &lens),
             (None, Work::Flush) if good => desk.flushed(since),
-            (None, Work::Read { .. }) => desk.learn(since, told, file_len),
+            (None, Work::Read { .. }) => desk.learn(since, told, &lens),
             _ => {}
         }
         let queues = match errand.slot.take() {
@@ -271,7 +282,11 @@ impl Client {
 
 impl Helper {
     /// The length of the disk and of its clusters and how many slots there are, once the helper has opened the image; its questions are answered.
-    fn opened(&self, files: &mut BackingFiles) -> Result<(u64, u64, usize), OpenError> {
+    fn opened(
+        &self,
+        files: &mut BackingFiles,
+        mut passed: impl FnMut(File) -> Result<(), OpenError>,
+    ) -> Result<(u64, u64, usize), OpenError> {
         let socket = lock(&self.socket);
         let gone = |error: io::Error| OpenError::Helper {
             path: self.path.clone(),
@@ -293,6 +308,7 @@ impl Helper {
                         qcow2: format == Format::Qcow2,
                     };
                     socket.send(&said, Some(file.as_raw_fd())).map_err(gone)?;
+                    passed(file)?;
                 }
                 Told::Opened {
                     len,
@@ -386,12 +402,23 @@ impl Image for Client {
     }
 
     fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
-        if let Some((there, claim)) = self.direct(work, buffers) {
-            let result = self.file.run(there, buffers);
-            self.end_direct(claim);
-            match result {
-                Err(error) if is_cut(work, &error) => {}
-                result => return result,
+        match self.direct(work, buffers) {
+            None => {}
+            Some(Direct::Done) => return Ok(()),
+            Some(Direct::On {
+                file,
+                work: there,
+                claim,
+            }) => {
+                let result = match self.files.get(file) {
+                    Some(file) => file.run(there, buffers),
+                    None => Err(nonsense()),
+                };
+                self.end_direct(claim);
+                match result {
+                    Err(error) if is_cut(work, &error) => {}
+                    result => return result,
+                }
             }
         }
         let mut errand = Errand::of(NO_QUEUE);
@@ -419,14 +446,23 @@ impl Image for Client {
     }
 }
 
+/// Makes zeros of what is left of `buffers`.
+fn fill_with_zeros(buffers: &mut IoBuffers) {
+    while let Some(segment) = buffers.rest().first().copied() {
+        // SAFETY: the segment is guest RAM that `buffers` keeps mapped, or a buffer of its own; no reference is made.
+        unsafe { std::ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
+        buffers.advance(segment.iov_len);
+    }
+}
+
 /// A read past the end of a file that was cut short: the helper knows what is to be read there.
 pub fn is_cut(work: Work, error: &io::Error) -> bool {
     matches!(work, Work::Read { .. }) && error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 impl Helped for Client {
-    fn file(&self) -> Arc<dyn Image> {
-        self.file.clone()
+    fn files(&self) -> Vec<Arc<dyn Image>> {
+        self.files.iter().map(|file| file.clone() as _).collect()
     }
 
     fn add_queue(&self, event: &EventFd) -> io::Result<u32> {
@@ -458,7 +494,7 @@ impl Helped for Client {
         }
     }
 
-    fn direct(&self, work: Work, buffers: &IoBuffers) -> Option<(Work, u32)> {
+    fn direct(&self, work: Work, buffers: &mut IoBuffers) -> Option<Direct> {
         if self.helper.is_dead() {
             return None;
         }
@@ -468,11 +504,26 @@ impl Helped for Client {
                 offset,
                 durable: false,
             } => (offset, true),
-            Work::Flush => return self.desk().is_clean().then_some((Work::Flush, 0)),
+            Work::Flush => {
+                return self.desk().is_clean().then_some(Direct::On {
+                    file: 0,
+                    work: Work::Flush,
+                    claim: 0,
+                });
+            }
             _ => return None,
         };
-        let (at, claim) = self.desk().direct(write, offset, buffers.len())?;
-        let mask = u64::from(self.file.alignment()).saturating_sub(1);
+        let (spot, claim) = self.desk().direct(write, offset, buffers.len())?;
+        let Spot::At {
+            file, offset: at, ..
+        } = spot
+        else {
+            fill_with_zeros(buffers);
+            self.end_direct(claim);
+            return Some(Direct::Done);
+        };
+        let alignment = self.files.get(file).map_or(1, |file| file.alignment());
+        let mask = u64::from(alignment).saturating_sub(1);
         let aligned =
             |segment: &libc::iovec| (segment.iov_base.addr() | segment.iov_len) as u64 & mask == 0;
         if mask != 0 && !(at & mask == 0 && buffers.rest().iter().all(aligned)) {
@@ -486,7 +537,11 @@ impl Helped for Client {
                 durable: false,
             },
         };
-        Some((there, claim))
+        Some(Direct::On {
+            file,
+            work: there,
+            claim,
+        })
     }
 
     fn end_direct(&self, claim: u32) {

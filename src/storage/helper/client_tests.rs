@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::storage::helper::shared::{DONE, EXTENTS, Extent};
+use crate::storage::helper::shared::{DONE, EXTENTS};
+use crate::storage::qcow2::Extent;
 
 const LEN: u64 = 1 << 20;
 const CLUSTER: u64 = 4096;
@@ -114,9 +115,15 @@ fn lie(shared: &Shared, seed: u64) {
             let extents: Vec<Extent> = (0..EXTENTS)
                 .map(|_| Extent {
                     disk: number(next()),
-                    file: number(next()),
                     len: number(next()),
-                    writable: next() % 2 == 0,
+                    spot: match next() % 5 {
+                        0 => Spot::Zero,
+                        file => Spot::At {
+                            file: (file / 4) as usize * 3,
+                            offset: number(next()),
+                            writable: next() % 2 == 0,
+                        },
+                    },
                 })
                 .collect();
             slot.tell(&extents);

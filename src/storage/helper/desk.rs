@@ -19,7 +19,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::places::Places;
-use super::shared::{Extent, QUEUES, SLOTS};
+use super::shared::{QUEUES, SLOTS};
+use crate::storage::qcow2::{Extent, Spot};
 
 /// Changes that have ended and are remembered. What was asked before the last of them learns nothing.
 const REMEMBERED: usize = 64;
@@ -93,8 +94,8 @@ impl Desk {
         self.last_id
     }
 
-    /// Begins a transfer of the VMM's own: where it goes in the file, and a number to end it by.
-    pub fn direct(&mut self, write: bool, offset: u64, len: u64) -> Option<(u64, u32)> {
+    /// Begins a transfer of the VMM's own: where it goes, and a number to end it by.
+    pub fn direct(&mut self, write: bool, offset: u64, len: u64) -> Option<(Spot, u32)> {
         let clusters = self.places.touched(offset, len);
         if self
             .changing
@@ -103,10 +104,10 @@ impl Desk {
         {
             return None;
         }
-        let at = self.places.find(offset, len, write)?;
+        let spot = self.places.find(offset, len, write)?;
         let id = self.id();
         self.direct.push((id, clusters));
-        Some((at, id))
+        Some((spot, id))
     }
 
     /// Ends one; the queues that may be able to go on with something.
@@ -176,7 +177,7 @@ impl Desk {
     }
 
     /// What the answer to a read says that began at `since`.
-    pub fn learn(&mut self, since: Moment, extents: impl Iterator<Item = Extent>, file_len: u64) {
+    pub fn learn(&mut self, since: Moment, extents: impl Iterator<Item = Extent>, lens: &[u64]) {
         if since.0 < self.forgotten {
             return;
         }
@@ -193,7 +194,7 @@ impl Desk {
             !changed && !changing.iter().any(|one| one.clusters.contains(&cluster))
         };
         for extent in extents {
-            places.learn(extent, file_len, may);
+            places.learn(extent, lens, may);
         }
     }
 
@@ -204,7 +205,7 @@ impl Desk {
         id: u32,
         since: Moment,
         extents: impl Iterator<Item = Extent>,
-        file_len: u64,
+        lens: &[u64],
     ) {
         let Some(at) = self.changing.iter().position(|one| one.id == id) else {
             return;
@@ -232,7 +233,7 @@ impl Desk {
                         .any(|one| one.frees && one.clusters.contains(&cluster))
             };
             for extent in extents {
-                places.learn(extent, file_len, may);
+                places.learn(extent, lens, may);
             }
         }
         self.now = self.now.saturating_add(1);

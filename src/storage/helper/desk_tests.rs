@@ -7,7 +7,7 @@ use super::*;
 
 const CLUSTER: u64 = 4096;
 const CLUSTERS: u64 = 8;
-const FILE_LEN: u64 = 1000 * CLUSTER;
+const LENS: [u64; 1] = [1000 * CLUSTER];
 
 fn desk() -> Desk {
     Desk::new(Places::new(CLUSTERS * CLUSTER, CLUSTER).unwrap(), SLOTS)
@@ -16,9 +16,19 @@ fn desk() -> Desk {
 fn told(cluster: u64, place: u64, writable: bool) -> Extent {
     Extent {
         disk: cluster * CLUSTER,
-        file: place * CLUSTER,
         len: CLUSTER,
-        writable,
+        spot: Spot::At {
+            file: 0,
+            offset: place * CLUSTER,
+            writable,
+        },
+    }
+}
+
+fn offset_of(spot: Spot) -> u64 {
+    match spot {
+        Spot::At { offset, .. } => offset,
+        Spot::Zero => panic!("zeros"),
     }
 }
 
@@ -93,7 +103,8 @@ proptest::proptest! {
                 0 | 1 => {
                     let write = what == 1;
                     let one = (offset + 512, 512);
-                    if let Some((at, id)) = desk.direct(write, one.0, one.1) {
+                    if let Some((spot, id)) = desk.direct(write, one.0, one.1) {
+                        let at = offset_of(spot);
                         let real = model.places.get(&cluster).copied();
                         let (place, own) = real.expect("a place that is none any more");
                         assert_eq!(at, place * CLUSTER + 512);
@@ -136,8 +147,8 @@ proptest::proptest! {
                             (Some(number), Some(told)) => {
                                 let told = told.iter().copied();
                                 match change {
-                                    Some(id) => desk.end_change(*id, *since, told, FILE_LEN),
-                                    None => desk.learn(*since, told, FILE_LEN),
+                                    Some(id) => desk.end_change(*id, *since, told, &LENS),
+                                    None => desk.learn(*since, told, &LENS),
                                 }
                                 desk.end(*number);
                                 over = true;
@@ -159,10 +170,10 @@ fn a_change_waits_for_transfers_and_keeps_new_ones_away() {
     desk.learn(
         desk.moment(),
         [told(0, 5, true), told(1, 6, true)].into_iter(),
-        FILE_LEN,
+        &LENS,
     );
-    let (at, transfer) = desk.direct(true, 512, 512).unwrap();
-    assert_eq!(at, 5 * CLUSTER + 512);
+    let (spot, transfer) = desk.direct(true, 512, 512).unwrap();
+    assert_eq!(offset_of(spot), 5 * CLUSTER + 512);
     let discard = desk.announce(true, 0, CLUSTER);
     assert!(
         desk.begin(Some(discard)).is_none(),
@@ -175,7 +186,7 @@ fn a_change_waits_for_transfers_and_keeps_new_ones_away() {
     let slot = desk.begin(Some(discard)).unwrap();
     let since = desk.moment();
     // A helper that says that the cluster is where it was is not asked any more whether that is so.
-    desk.end_change(discard, since, [told(0, 5, true)].into_iter(), FILE_LEN);
+    desk.end_change(discard, since, [told(0, 5, true)].into_iter(), &LENS);
     desk.end(slot);
     assert!(desk.direct(false, 0, 512).is_none());
 }
@@ -191,7 +202,7 @@ fn a_flush_goes_to_the_helper_as_long_as_its_tables_may_have_changed() {
     let since = desk.moment();
     desk.flushed(since);
     assert!(!desk.is_clean(), "it was not over");
-    desk.end_change(write, since, [].into_iter(), FILE_LEN);
+    desk.end_change(write, since, [].into_iter(), &LENS);
     desk.flushed(since);
     assert!(!desk.is_clean(), "it ended after the flush had begun");
     desk.flushed(desk.moment());

@@ -8,9 +8,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::shared::{
-    ASKED, Ask, DATA, DONE, EXTENTS, Extent, NO_QUEUE, QUEUES, SLOTS, Shared, Slot,
-};
+use super::shared::{ASKED, Ask, DATA, DONE, EXTENTS, NO_QUEUE, QUEUES, SLOTS, Shared, Slot};
 use super::words::{Said, Socket, Told};
 use crate::limits;
 use crate::sandbox::{self, Role};
@@ -204,16 +202,7 @@ fn tell(image: &Qcow2, slot: &Slot, offset: u64, len: u64) {
     let cluster = image.cluster().max(1);
     let from = offset.saturating_sub(offset % cluster);
     let end = offset.saturating_add(len).next_multiple_of(cluster);
-    let runs = image.runs(from, end, EXTENTS);
-    let extents: Vec<Extent> = runs
-        .into_iter()
-        .map(|run| Extent {
-            disk: run.disk.start,
-            file: run.file,
-            len: run.disk.end.saturating_sub(run.disk.start),
-            writable: run.writable,
-        })
-        .collect();
+    let extents = image.extents(from, end, EXTENTS);
     slot.tell(&extents);
 }
 

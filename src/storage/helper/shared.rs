@@ -20,6 +20,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
+use crate::storage::qcow2::{Extent, Spot};
+
 /// Slots, and so threads of the helper: requests that it works on at a time.
 pub const SLOTS: usize = 16;
 /// Data of one slot. A longer request is done in parts.
@@ -75,21 +77,12 @@ impl Ask {
     }
 }
 
-/// Bytes of the disk that lie in the image's file, one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Where they are on the disk.
-    pub disk: u64,
-    /// Where they are in the file.
-    pub file: u64,
-    /// How many.
-    pub len: u64,
-    /// They may be written there.
-    pub writable: bool,
-}
-
-/// The bit of a length that says "writable".
+/// The upper bits of a length say what there is: writable, zeros, and the number of the file.
 const WRITABLE: u64 = 1 << 63;
+const ZERO: u64 = 1 << 62;
+const FILE_SHIFT: u32 = 56;
+const FILES: u64 = 0xf;
+const LEN: u64 = (1 << FILE_SHIFT) - 1;
 
 /// A slot, as it lies in memory.
 #[repr(C, align(4096))]
@@ -264,11 +257,21 @@ impl Slot {
     /// Helper: tells where bytes are.
     pub fn tell(&self, extents: &[Extent]) {
         for (place, extent) in self.extents.iter().zip(extents) {
-            let [disk, file, len] = place;
-            let bit = if extent.writable { WRITABLE } else { 0 };
+            let [disk, at, len] = place;
+            let (offset, bits) = match extent.spot {
+                Spot::Zero => (0, ZERO),
+                Spot::At {
+                    file,
+                    offset,
+                    writable,
+                } => {
+                    let bit = if writable { WRITABLE } else { 0 };
+                    (offset, bit | (file as u64 & FILES) << FILE_SHIFT)
+                }
+            };
             disk.store(extent.disk, Ordering::Relaxed);
-            file.store(extent.file, Ordering::Relaxed);
-            len.store(extent.len | bit, Ordering::Relaxed);
+            at.store(offset, Ordering::Relaxed);
+            len.store((extent.len & LEN) | bits, Ordering::Relaxed);
         }
         let count = extents.len().min(EXTENTS);
         self.count.store(count as u32, Ordering::Relaxed);
@@ -277,13 +280,19 @@ impl Slot {
     /// VMM: what was told, whatever it is.
     pub fn told(&self) -> impl Iterator<Item = Extent> + '_ {
         let count = self.count.load(Ordering::Relaxed) as usize;
-        self.extents.iter().take(count).map(|[disk, file, len]| {
+        self.extents.iter().take(count).map(|[disk, at, len]| {
             let len = len.load(Ordering::Relaxed);
             Extent {
                 disk: disk.load(Ordering::Relaxed),
-                file: file.load(Ordering::Relaxed),
-                len: len & !WRITABLE,
-                writable: len & WRITABLE != 0,
+                len: len & LEN,
+                spot: match len & ZERO {
+                    0 => Spot::At {
+                        file: (len >> FILE_SHIFT & FILES) as usize,
+                        offset: at.load(Ordering::Relaxed),
+                        writable: len & WRITABLE != 0,
+                    },
+                    _ => Spot::Zero,
+                },
             }
         })
     }
@@ -319,18 +328,27 @@ mod tests {
     fn a_slot_goes_to_the_other_side_and_back() {
         let shared = Shared::new().unwrap();
         let slot = shared.slot(3).unwrap();
+        let extent = Extent {
+            disk: 1,
+            len: 3,
+            spot: Spot::At {
+                file: 5,
+                offset: u64::MAX,
+                writable: true,
+            },
+        };
+        let zeros = Extent {
+            disk: 4,
+            len: LEN,
+            spot: Spot::Zero,
+        };
         assert!(shared.slot(SLOTS).is_none() && shared.data(SLOTS).is_none());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while slot.state.load(Ordering::Acquire) != ASKED {
                     slot.wait_while(FREE, None);
                 }
-                slot.tell(&[Extent {
-                    disk: 1,
-                    file: 2,
-                    len: 3,
-                    writable: true,
-                }]);
+                slot.tell(&[extent, zeros]);
                 slot.hand_over(DONE, true);
             });
             slot.hand_over(ASKED, true);
@@ -339,11 +357,7 @@ mod tests {
             }
         });
         let told: Vec<_> = slot.told().collect();
-        assert_eq!(told.len(), 1);
-        assert!(
-            told.iter()
-                .all(|e| (e.disk, e.file, e.len) == (1, 2, 3) && e.writable)
-        );
+        assert_eq!(told, [extent, zeros]);
         // A helper may count as it likes.
         slot.count.store(u32::MAX, Ordering::Relaxed);
         assert_eq!(slot.told().count(), EXTENTS);

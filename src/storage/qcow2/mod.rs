@@ -16,13 +16,11 @@ mod verify;
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use imago::file::File as ImagoFile;
-use imago::format::drivers::ShallowMapping;
-use imago::{FormatAccess, qcow2, raw};
+use imago::{FormatAccess, Mapping, qcow2, raw};
 
 use crate::error::io_reason;
 use crate::storage::access::{Access, CacheMode};
@@ -83,15 +81,31 @@ impl Damaged {
     }
 }
 
-/// Bytes of a disk, and where they are in its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    /// Which bytes of the disk.
-    pub disk: Range<u64>,
-    /// Where the first of them is in the file.
-    pub file: u64,
-    /// They may be changed there.
-    pub writable: bool,
+/// Bytes of the disk that lie in one file, one after the other, or that are zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where they are on the disk.
+    pub disk: u64,
+    /// How many.
+    pub len: u64,
+    /// Where the first of them is.
+    pub spot: Spot,
+}
+
+/// Where a byte of the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spot {
+    /// Nowhere: it is zero.
+    Zero,
+    /// In a file.
+    At {
+        /// Which one of the chain: 0 is the image's own.
+        file: usize,
+        /// Where.
+        offset: u64,
+        /// It may be written there.
+        writable: bool,
+    },
 }
 
 /// An open image.
@@ -235,38 +249,52 @@ impl Qcow2 {
         })
     }
 
-    /// Where the bytes from `from` to before `end` are, as far as they lie plainly in the image's own file; the first
+    /// Where the bytes from `from` to before `end` are, as far as they lie plainly in a file or are zeros; the first
     /// `most` pieces of them.
-    pub fn runs(&self, from: u64, end: u64, most: usize) -> Vec<Run> {
-        let mut runs = Vec::new();
+    pub fn extents(&self, from: u64, end: u64, most: usize) -> Vec<Extent> {
+        let mut extents = Vec::new();
         let mut at = from;
         let end = end.min(self.len);
         // Nobody waits for this, so an error only ends it.
         let _ = self.shared(|access| {
+            // From the lowest file of the chain to the image's own.
+            let files = access.inner().collect_storage_dependencies();
             for _ in 0..most.saturating_mul(2) {
-                if at >= end || runs.len() >= most {
+                if at >= end || extents.len() >= most {
                     break;
                 }
-                let (mapping, len) = access.get_shallow_mapping(at, end.saturating_sub(at))?;
-                let next = at.saturating_add(len);
-                if let ShallowMapping::Raw {
-                    offset, writable, ..
-                } = mapping
-                {
-                    runs.push(Run {
-                        disk: at..next,
-                        file: offset,
+                let (mapping, len) = access.get_mapping(at, end.saturating_sub(at))?;
+                let spot = match mapping {
+                    Mapping::Raw {
+                        storage,
+                        offset,
                         writable,
-                    });
-                }
+                        ..
+                    } => {
+                        let file = files.iter().rev().position(|f| std::ptr::eq(*f, storage));
+                        file.map(|file| Spot::At {
+                            file,
+                            offset,
+                            // Also where the library knows of a backing file's own clusters.
+                            writable: writable && file == 0,
+                        })
+                    }
+                    Mapping::Zero { .. } => Some(Spot::Zero),
+                    _ => None,
+                };
+                extents.extend(spot.map(|spot| Extent {
+                    disk: at,
+                    len,
+                    spot,
+                }));
                 if len == 0 {
                     break;
                 }
-                at = next;
+                at = at.saturating_add(len);
             }
             Ok(())
         });
-        runs
+        extents
     }
 }
 
