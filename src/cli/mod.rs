@@ -30,6 +30,7 @@ Exit codes:
   4  the guest crashed (kernel panic, triple fault, KVM internal error)
   5  a signal ended the machine before the guest powered off
   6  the time limit ended the machine
+  7  the sandbox stopped the program
 
 Examples:
   bantam run /boot/vmlinuz --initrd /boot/initrd.img --append 'root=/dev/vda1' --disk debian.raw

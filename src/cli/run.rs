@@ -9,6 +9,7 @@ use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
 use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session, signals};
+use crate::sandbox::{self, Mode, privileges};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
 pub(super) const LAB: &str = "resources/lab/lab --time-limit 600 --";
@@ -29,6 +30,13 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         Some(file) => usage(file.locate(error, &flags)),
         None => usage(error),
     })?;
+    if config.sandbox.mode != Mode::Off {
+        let in_file = file.iter().flat_map(|file| file.layer.all_texts());
+        privileges::close_inherited(flags.all_texts().chain(in_file));
+    }
+    if !args.dry_run {
+        sandbox::choose(config.sandbox.clone());
+    }
     for disk in &mut config.disks {
         disk.access.look_only = args.dry_run;
     }

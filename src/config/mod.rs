@@ -29,6 +29,7 @@ use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 use crate::memory::Backing;
+use crate::sandbox;
 pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
@@ -95,6 +96,8 @@ pub struct VmConfig {
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
     pub uuid: Option<Uuid>,
+    /// What the process gives up once the machine is set up.
+    pub sandbox: sandbox::Settings,
     /// What systemd in the guest is given.
     pub credentials: Vec<Credential>,
 }
@@ -176,6 +179,11 @@ impl VmConfig {
             uuid: match layer.text("uuid") {
                 Some(text) => Some(values::uuid(&text)?),
                 None => None,
+            },
+            sandbox: sandbox::Settings {
+                mode: layer.choice("sandbox").unwrap_or_default(),
+                user: layer.text("user"),
+                chroot: layer.path("chroot"),
             },
             credentials: credential::credentials(
                 &layer.texts("credential"),

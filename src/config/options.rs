@@ -21,6 +21,7 @@ use super::values;
 use super::{credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::memory::Backing;
+use crate::sandbox;
 
 /// An option, as it is written.
 #[derive(Debug)]
@@ -299,6 +300,31 @@ pub const OPTIONS: &[Opt] = &[
         value: "TIME",
         help: "End the machine after this time: 30s, 5m",
         example: r#""10m""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "sandbox",
+        kind: Kind::Choice(choices::<sandbox::Mode>),
+        value: "SANDBOX",
+        help: "What becomes of a system call that a running machine has no use for",
+        example: r#""on""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "user",
+        kind: Kind::Amount,
+        value: "USER",
+        help: "Become this user when all files are open; for root alone",
+        example: r#""nobody""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "chroot",
+        kind: Kind::Path,
+        value: "FOLDER",
+        help: "See no files but those in this folder, which may be empty, when all are open; for root alone",
+        example: r#""/var/empty""#,
+        beside: path_beside,
         ..PLAIN
     },
     Opt {

@@ -22,6 +22,7 @@ use crate::console::keys::Action;
 use crate::console::{Console, Line};
 use crate::error::say;
 use crate::limits;
+use crate::sandbox::{self, Mode};
 
 /// How long the last output may take to reach its reader once the machine has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -65,6 +66,7 @@ impl Machine {
         lasting: &mut Lasting,
         remains: &mut Remains,
     ) -> Result<(Exit, bool), StartError> {
+        let role = lasting.role;
         let mut events = EventLoop::new()?;
         let raw = lasting.ends.raw.clone();
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
@@ -121,6 +123,7 @@ impl Machine {
 
         let mailboxes = parts.vcpus.mailboxes();
         let (threads, mut result) = parts.vcpus.run(&parts.shared);
+        sandbox::enter(role);
         if result.is_err() {
             self.end(Exit::Quit);
         }
@@ -157,6 +160,12 @@ pub(super) fn finish(remains: Remains, held: Board) -> bool {
         return true;
     }
     let (ended, wait) = mpsc::sync_channel(1);
+    if sandbox::mode() != Mode::Off {
+        // This thread may start no others.
+        drop(io_threads);
+        devices.iter().for_each(|built| built.device.finish());
+        return true;
+    }
     let work = move || {
         drop(io_threads);
         for built in &devices {

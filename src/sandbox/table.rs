@@ -239,6 +239,13 @@ pub const TABLE: &[Row] = &[
         "F_GETFL, F_OFD_SETLK",
         "the lock of an image is given up",
     ),
+    only(
+        Sysno::fcntl,
+        ALL,
+        &[Is(1, &[libc::F_GETFD as u64])],
+        "F_GETFD",
+        "a debug build asks whether a descriptor that it closes is open",
+    ),
     row(
         Sysno::io_uring_enter,
         MAIN | IO | POOL | VCPU,

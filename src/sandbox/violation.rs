@@ -26,7 +26,6 @@ const SI_SYSCALL: usize = 24;
 #[derive(Debug, Clone, Copy)]
 pub struct Thread {
     name: [u8; NAME],
-    pub(super) role: Role,
 }
 
 impl fmt::Display for Thread {
@@ -66,7 +65,7 @@ pub fn name_thread(role: Role) -> Thread {
         // SAFETY: the kernel writes at most 16 bytes, which is what there is.
         _ => drop(unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) }),
     }
-    let thread = Thread { name, role };
+    let thread = Thread { name };
     THREAD.set(Some(thread));
     thread
 }

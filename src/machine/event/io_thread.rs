@@ -14,6 +14,7 @@ use super::EventLoop;
 use super::queue_io::QueueIo;
 use crate::limits;
 use crate::machine::error::{StartError, host};
+use crate::sandbox::{self, Role};
 
 /// The thread; it ends when this is dropped.
 pub struct IoThread {
@@ -67,6 +68,7 @@ impl IoThread {
             events.add(Box::new(StopEvent(theirs.clone())));
             events.add(Box::new(queue));
             let _ = ready.send(Ok(()));
+            sandbox::enter(Role::Io);
             if let Err(error) = run(&theirs, events) {
                 log::error!("an I/O thread has ended: {error}");
             }
