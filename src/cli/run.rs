@@ -34,6 +34,10 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         let in_file = file.iter().flat_map(|file| file.layer.all_texts());
         privileges::close_inherited(flags.all_texts().chain(in_file));
     }
+    config
+        .sandbox
+        .check()
+        .map_err(|error| Failure::new(ExitStatus::Start, &error))?;
     if !args.dry_run {
         sandbox::choose(config.sandbox.clone());
     }

@@ -112,6 +112,22 @@ pub struct Settings {
     pub chroot: Option<PathBuf>,
 }
 
+impl Settings {
+    /// Whether what the user asks for can be done, while nothing has been done yet.
+    ///
+    /// # Errors
+    /// See [`PrivilegeError`].
+    pub fn check(&self) -> Result<(), PrivilegeError> {
+        if let Some(folder) = &self.chroot {
+            privileges::check_chroot(folder)?;
+        }
+        match &self.user {
+            Some(user) => privileges::look_up(user).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 /// The ABI of Landlock that this process is in.
 static LANDLOCK: AtomicU32 = AtomicU32::new(0);

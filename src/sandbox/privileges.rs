@@ -82,6 +82,26 @@ impl Help for PrivilegeError {
     }
 }
 
+/// Whether [`chroot`] would succeed.
+///
+/// # Errors
+/// See [`PrivilegeError`].
+pub fn check_chroot(folder: &Path) -> Result<(), PrivilegeError> {
+    let refused = |source| PrivilegeError::Chroot {
+        folder: folder.into(),
+        source,
+    };
+    if !std::fs::metadata(folder).map_err(refused)?.is_dir() {
+        return Err(refused(io::ErrorKind::NotADirectory.into()));
+    }
+    match may_change_root() {
+        true => Ok(()),
+        false => Err(PrivilegeError::NoChroot {
+            folder: folder.into(),
+        }),
+    }
+}
+
 /// Makes `folder` the root of the file system for this process.
 ///
 /// # Errors
@@ -179,9 +199,9 @@ pub fn drop_capabilities() -> Result<(), PrivilegeError> {
     }
     // The bound of what a program can get can be lowered by root alone; without root's rights, nothing does.
     if permitted.contains(&Capability::CAP_SETPCAP) {
-        let bounding = caps::read(None, CapSet::Bounding).map_err(refused)?;
-        for capability in bounding {
-            caps::drop(None, CapSet::Bounding, capability).map_err(refused)?;
+        for capability in caps::all() {
+            // The host's kernel may be older than some of them.
+            let _ = caps::drop(None, CapSet::Bounding, capability);
         }
     }
     // Kernels before 4.3 have none of these.

@@ -545,3 +545,50 @@ const fn ior<T>(n: u64) -> u64 {
 const fn iowr<T>(n: u64) -> u64 {
     number(3, size_of::<T>(), n)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/sandbox.md");
+
+    /// The row as docs/sandbox.md shows it.
+    fn shown(row: &Row) -> String {
+        let roles = Role::ALL.into_iter().filter(|role| row.roles & role.bit() != 0);
+        let roles: Vec<_> = roles.map(Role::name).collect();
+        let roles = match row.roles {
+            ALL => "all".to_owned(),
+            _ => roles.join(", "),
+        };
+        format!("| `{}` | {roles} | {} | {} |", row.call.name(), row.only, row.why)
+    }
+
+    #[test]
+    fn the_documentation_has_this_table() {
+        let expected: Vec<String> = TABLE.iter().map(shown).collect();
+        let rows = PAGE.lines().skip_while(|line| !line.starts_with("| call |"));
+        let rows: Vec<&str> = rows.skip(2).take_while(|line| line.starts_with('|')).collect();
+        assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
+    }
+
+    #[test]
+    fn rows_say_what_they_pin_and_why() {
+        for row in TABLE {
+            let name = row.call.name();
+            assert!(!row.why.is_empty() && row.roles != 0, "{name}");
+            let pinned = !row.pins.is_empty() || row.answer != Answer::Allow;
+            assert_eq!(pinned, !row.only.is_empty(), "{name}");
+            assert!(row.pins.iter().all(|pin| pin.argument() < 6), "{name}");
+        }
+    }
+
+    /// The numbers are those of linux/kvm.h on x86_64.
+    #[test]
+    fn the_numbers_of_kvm_are_right() {
+        assert_eq!(KVM_RUN, 0xae80);
+        assert_eq!(ior::<kvm_regs>(0x81), 0x8090_ae81);
+        assert_eq!(iowr::<kvm_cpuid2>(0x05), 0xc008_ae05);
+        assert_eq!(iow::<kvm_userspace_memory_region>(0x46), 0x4020_ae46);
+        assert_eq!(iow::<kvm_ioeventfd>(0x79), 0x4040_ae79);
+    }
+}
