@@ -554,21 +554,38 @@ mod tests {
 
     /// The row as docs/sandbox.md shows it.
     fn shown(row: &Row) -> String {
-        let roles = Role::ALL.into_iter().filter(|role| row.roles & role.bit() != 0);
+        let roles = Role::ALL
+            .into_iter()
+            .filter(|role| row.roles & role.bit() != 0);
         let roles: Vec<_> = roles.map(Role::name).collect();
         let roles = match row.roles {
             ALL => "all".to_owned(),
             _ => roles.join(", "),
         };
-        format!("| `{}` | {roles} | {} | {} |", row.call.name(), row.only, row.why)
+        format!(
+            "| `{}` | {roles} | {} | {} |",
+            row.call.name(),
+            row.only,
+            row.why
+        )
     }
 
     #[test]
     fn the_documentation_has_this_table() {
         let expected: Vec<String> = TABLE.iter().map(shown).collect();
-        let rows = PAGE.lines().skip_while(|line| !line.starts_with("| call |"));
-        let rows: Vec<&str> = rows.skip(2).take_while(|line| line.starts_with('|')).collect();
-        assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
+        let rows = PAGE
+            .lines()
+            .skip_while(|line| !line.starts_with("| call |"));
+        let rows: Vec<&str> = rows
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        assert_eq!(
+            rows,
+            expected,
+            "the table should be:\n{}",
+            expected.join("\n")
+        );
     }
 
     #[test]
