@@ -34,13 +34,11 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         let in_file = file.iter().flat_map(|file| file.layer.all_texts());
         privileges::close_inherited(flags.all_texts().chain(in_file));
     }
-    config
-        .sandbox
-        .check()
-        .map_err(|error| Failure::new(ExitStatus::Start, &error))?;
-    if !args.dry_run {
-        sandbox::choose(config.sandbox.clone());
-    }
+    let chosen = match args.dry_run {
+        true => config.sandbox.check(),
+        false => sandbox::choose(&config.sandbox),
+    };
+    chosen.map_err(|error| Failure::new(ExitStatus::Start, &error))?;
     for disk in &mut config.disks {
         disk.access.look_only = args.dry_run;
     }

@@ -332,7 +332,6 @@ mod tests {
                 Sysno::ptrace,
                 Sysno::process_vm_readv,
                 Sysno::process_vm_writev,
-                Sysno::kill,
                 Sysno::tkill,
                 Sysno::unlink,
                 Sysno::unlinkat,

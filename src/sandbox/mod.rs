@@ -21,6 +21,9 @@
 //! - [`landlock`]: no files and ports for the process; [`privileges`]: no rights beyond those of an ordinary user.
 //! - [`offer`]: what of all this the host has.
 //!
+//! A thread that has to be there before the process is confined, as one that writes the console's file, confines itself
+//! when it takes its filter.
+//!
 //! A host without one of them (an old kernel, a container) runs with the others.
 
 pub mod filter;
@@ -33,11 +36,11 @@ pub mod table;
 pub mod violation;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 
 use crate::error::io_reason;
-use privileges::PrivilegeError;
+use privileges::{Ids, PrivilegeError};
 
 /// What a thread is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,13 +57,15 @@ pub enum Role {
     Pool,
     /// The process that reads what somebody else has put into a disk image.
     Image,
-    /// The thread that writes the console's file.
+    /// A thread that writes or reads a file of the console's.
     ConsoleFile,
+    /// The thread that waits for the end of the process that reads a disk image.
+    ImageWatch,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Role; 7] = [
+    pub const ALL: [Role; 8] = [
         Role::Main,
         Role::MainReboot,
         Role::Vcpu,
@@ -68,6 +73,7 @@ impl Role {
         Role::Pool,
         Role::Image,
         Role::ConsoleFile,
+        Role::ImageWatch,
     ];
 
     /// Its bit in the table.
@@ -85,6 +91,7 @@ impl Role {
             Role::Pool => "pool",
             Role::Image => "image",
             Role::ConsoleFile => "file",
+            Role::ImageWatch => "watch",
         }
     }
 }
@@ -112,70 +119,89 @@ pub struct Settings {
     pub chroot: Option<PathBuf>,
 }
 
+/// What has been chosen, and found to be possible.
+#[derive(Debug)]
+struct Chosen {
+    mode: Mode,
+    user: Option<(String, Ids)>,
+    chroot: Option<PathBuf>,
+}
+
 impl Settings {
     /// Whether what the user asks for can be done, while nothing has been done yet.
     ///
     /// # Errors
     /// See [`PrivilegeError`].
     pub fn check(&self) -> Result<(), PrivilegeError> {
+        self.checked().map(drop)
+    }
+
+    fn checked(&self) -> Result<Chosen, PrivilegeError> {
         if let Some(folder) = &self.chroot {
             privileges::check_chroot(folder)?;
         }
-        match &self.user {
-            Some(user) => privileges::look_up(user).map(drop),
-            None => Ok(()),
-        }
+        let user = self.user.as_ref();
+        let user = user.map(|user| Ok((user.clone(), privileges::look_up(user)?)));
+        Ok(Chosen {
+            mode: self.mode,
+            user: user.transpose()?,
+            chroot: self.chroot.clone(),
+        })
     }
 }
 
-static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+/// The root of the file system has been changed.
+static ROOT: Once = Once::new();
 /// The ABI of Landlock that this process is in.
 static LANDLOCK: AtomicU32 = AtomicU32::new(0);
 /// A thread has its filter.
 static FILTERS: AtomicBool = AtomicBool::new(false);
 
 /// Chooses for this process, and the processes that it makes of itself. The first choice stands.
-pub fn choose(settings: Settings) {
-    let _ = SETTINGS.set(settings);
+///
+/// # Errors
+/// See [`PrivilegeError`].
+pub fn choose(settings: &Settings) -> Result<(), PrivilegeError> {
+    let chosen = settings.checked()?;
+    let _ = CHOSEN.set(chosen);
+    Ok(())
 }
 
 /// The mode of this process. As long as nobody has chosen, there is no sandbox: tests, benches and the
 /// subcommands that run no guest have none.
 pub fn mode() -> Mode {
-    SETTINGS.get().map_or(Mode::Off, |settings| settings.mode)
+    CHOSEN.get().map_or(Mode::Off, |chosen| chosen.mode)
 }
 
-/// Gives up what the process has no use for when all its files are open: the user, the root of the file system,
-/// capabilities, and all paths. There is no way back. To be called before there are other threads.
+/// Gives up what has no use when all files of the machine are open: the root of the file system for the process; the
+/// user, capabilities and all paths for this thread, and all threads that it starts from now on. There is no way back.
 ///
 /// # Errors
 /// When the user asks for what cannot be done. What the host does not offer is left out.
 pub fn confine() -> Result<(), PrivilegeError> {
-    let Some(settings) = SETTINGS.get() else {
+    let Some(chosen) = CHOSEN.get() else {
         return Ok(());
     };
-    // Before the root of the file system is another one.
-    let user = match &settings.user {
-        Some(user) => Some((user, privileges::look_up(user)?)),
-        None => None,
-    };
-    if let Some(folder) = &settings.chroot {
-        privileges::chroot(folder)?;
+    let mut root = Ok(());
+    if let Some(folder) = &chosen.chroot {
+        ROOT.call_once(|| root = privileges::chroot(folder));
     }
-    if let Some((user, ids)) = user {
-        privileges::become_user(user, ids)?;
+    root?;
+    if let Some((user, ids)) = &chosen.user {
+        privileges::become_user(user, *ids)?;
     }
-    if settings.mode == Mode::Off {
+    if chosen.mode == Mode::Off {
         return Ok(());
     }
     violation::handle();
-    if settings.mode == Mode::Log
+    if chosen.mode == Mode::Log
         && let Err(error) = listener::start()
     {
         log::warn!("nobody tells of system calls: {}", io_reason(&error));
     }
     privileges::drop_capabilities()?;
-    if settings.mode == Mode::On {
+    if chosen.mode == Mode::On {
         match landlock::enter() {
             Ok(0) => log::debug!(
                 "the host's kernel has no Landlock: files are kept away by seccomp alone"
@@ -191,16 +217,19 @@ pub fn confine() -> Result<(), PrivilegeError> {
 }
 
 /// Leaves this thread, and all that it starts from now on, with the system calls that `role` needs. There is no way
-/// back. The process that has [`Role::Image`] is confined by it as well.
+/// back. A thread that may have been started before [`confine`], by its role, is confined as well.
 pub fn enter(role: Role) {
     let mode = mode();
     if mode == Mode::Off {
         return;
     }
-    if role == Role::Image
-        && let Err(error) = confine()
-    {
-        log::debug!("{error}");
+    let early = matches!(role, Role::Image | Role::ConsoleFile);
+    if early && let Err(error) = confine() {
+        log::warn!("{error}");
+    }
+    if role == Role::Image && mode == Mode::Log {
+        // There is nobody in that process who could tell of calls.
+        return;
     }
     match seccomp::enter(role, mode) {
         Ok(()) => FILTERS.store(true, Ordering::Relaxed),

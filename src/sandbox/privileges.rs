@@ -160,16 +160,23 @@ fn find(passwd: &str, user: &str) -> Option<Ids> {
     })
 }
 
-/// Becomes that user, in its own group and in no other. To be called before there are threads.
+/// Makes this thread, and those that it starts, that user's, in its own group and in no other. (setuid(2) of the C
+/// library would have all threads of the process do the same, also those that may not do it any more.)
 ///
 /// # Errors
-/// Those of setgroups(2), setgid(2) and setuid(2).
+/// Those of setgroups(2), setresgid(2) and setresuid(2).
 pub fn become_user(user: &str, ids: Ids) -> Result<(), PrivilegeError> {
-    // In this order: each takes a right away that the ones before it need. SAFETY: no groups, so no pointer is read.
+    let Ids {
+        user: uid,
+        group: gid,
+    } = ids;
+    // In this order: each takes a right away that the ones before it need. Where it is done already, nothing is.
+    // SAFETY: no groups, so no pointer is read.
     let done = unsafe {
-        libc::setgroups(0, std::ptr::null()) == 0
-            && libc::setgid(ids.group) == 0
-            && libc::setuid(ids.user) == 0
+        libc::geteuid() == uid
+            || libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
+                && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
+                && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
     };
     match done {
         true => Ok(()),

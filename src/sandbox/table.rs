@@ -30,11 +30,12 @@ const IO: Roles = Role::Io.bit();
 const POOL: Roles = Role::Pool.bit();
 const IMAGE: Roles = Role::Image.bit();
 const FILE: Roles = Role::ConsoleFile.bit();
+const WATCH: Roles = Role::ImageWatch.bit();
 /// Those that move the bytes of disks.
-const DISK: Roles = MAIN | IO | POOL | IMAGE;
+const DISK: Roles = IO | POOL | IMAGE;
 /// Those with an event loop.
 const LOOP: Roles = MAIN | IO;
-const ALL: Roles = MAIN | VCPU | IO | POOL | IMAGE | FILE;
+const ALL: Roles = MAIN | VCPU | IO | POOL | IMAGE | FILE | WATCH;
 
 /// What an argument has to be. The number is its place: 0 for the first.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +101,7 @@ impl Row {
     /// thread of a machine that starts again has all rows of the threads that it starts.
     pub fn is_for(&self, role: Role) -> bool {
         let roles = match role {
-            Role::MainReboot => REBOOT | MAIN | VCPU | IO | POOL | FILE,
+            Role::MainReboot => REBOOT | MAIN | VCPU | IO | POOL | FILE | WATCH,
             role => role.bit(),
         };
         self.roles & roles != 0
@@ -186,13 +187,13 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         Sysno::pread64,
-        DISK,
-        "the copy of an overlay's grain, the tables of an image",
+        DISK | FILE,
+        "the copy of an overlay's grain, the tables of an image, the console's file, when it is full",
     ),
     row(
         Sysno::pwrite64,
-        DISK,
-        "zeros, an overlay's grain, the tables of an image",
+        DISK | FILE,
+        "zeros, an overlay's grain, the tables of an image, the console's file, when it is full",
     ),
     row(Sysno::fdatasync, DISK, "FLUSH"),
     row(Sysno::fsync, DISK, "FLUSH of a qcow2 image"),
@@ -234,10 +235,10 @@ pub const TABLE: &[Row] = &[
     ),
     only(
         Sysno::fcntl,
-        MAIN | IMAGE,
-        &[Is(1, &[libc::F_GETFL as u64, libc::F_OFD_SETLK as u64])],
-        "F_GETFL, F_OFD_SETLK",
-        "the lock of an image is given up",
+        IMAGE,
+        &[Is(1, &[libc::F_GETFL as u64])],
+        "F_GETFL",
+        "how an image was opened",
     ),
     only(
         Sysno::fcntl,
@@ -248,7 +249,7 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         Sysno::io_uring_enter,
-        MAIN | IO | POOL | VCPU,
+        IO | VCPU,
         "requests of disks; a vCPU that resets a disk waits for those in flight",
     ),
     // Events.
@@ -277,8 +278,8 @@ pub const TABLE: &[Row] = &[
     only(
         Sysno::ioctl,
         ALL,
-        &[Is(0, &[0]), Is(1, &[libc::TCSETS])],
-        "standard input, TCSETS",
+        &[Is(0, &[0]), Is(1, &[libc::TCGETS, libc::TCSETS])],
+        "standard input, TCGETS and TCSETS",
         "gives the terminal back, also from a panic or a fatal signal",
     ),
     only(
@@ -298,6 +299,40 @@ pub const TABLE: &[Row] = &[
         MAIN,
         "the same, as another C library asks it",
     ),
+    // The process that reads a disk image, and those who talk with it.
+    row(
+        Sysno::sendmsg,
+        IO | POOL | IMAGE | REBOOT,
+        "words to the other side, with an event fd or a file",
+    ),
+    row(
+        Sysno::recvmsg,
+        IO | POOL | IMAGE | REBOOT,
+        "words from the other side, with an event fd or a file",
+    ),
+    row(
+        Sysno::recvfrom,
+        IO | POOL | IMAGE | REBOOT,
+        "words from the other side",
+    ),
+    row(
+        Sysno::waitid,
+        MAIN | IO | POOL | WATCH,
+        "waits for the end of the process",
+    ),
+    row(
+        Sysno::wait4,
+        MAIN | IO | POOL | WATCH,
+        "hears how it has ended",
+    ),
+    Row {
+        call: Sysno::kill,
+        roles: MAIN | IO | POOL | WATCH,
+        pins: &[],
+        only: "answered with EPERM",
+        why: "a process that does not end is left to the host, which ends it with this one",
+        answer: Answer::Fail(libc::EPERM as u16),
+    },
     // Memory.
     only(
         Sysno::mmap,

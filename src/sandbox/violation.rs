@@ -83,7 +83,7 @@ pub fn handle() {
 }
 
 extern "C" fn on_violation(
-    signal: libc::c_int,
+    _signal: libc::c_int,
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
@@ -110,12 +110,8 @@ extern "C" fn on_violation(
         act();
     }
     if code != SYS_SECCOMP {
-        // Somebody else has sent it, and means to end the program. SAFETY: both are async-signal-safe.
-        unsafe {
-            libc::signal(signal, libc::SIG_DFL);
-            libc::raise(signal);
-        }
-        return;
+        // Somebody else has sent it, and means to end the program. SAFETY: async-signal-safe.
+        unsafe { libc::_exit(ExitStatus::Signal as libc::c_int) };
     }
     let mut line = Line::new();
     let _ = describe(&mut line, THREAD.get(), number, |argument| {
