@@ -10,6 +10,7 @@
 //! [`values`] and [`disk`] give them meaning. After [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
+pub mod console;
 pub mod credential;
 pub mod disk;
 pub mod elsewhere;
@@ -29,11 +30,11 @@ use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 use crate::memory::Backing;
+pub use console::{Console, Port};
 pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
 pub use layer::Layer;
-pub use values::{Console, Port};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -160,7 +161,7 @@ impl VmConfig {
             memory,
             memory_backing,
             console: match layer.text("console") {
-                Some(text) => values::console(&text)?,
+                Some(text) => console::console(&text)?,
                 None => Console::Stdio(Port::Auto),
             },
             protocol: layer.choice("protocol").unwrap_or_default(),

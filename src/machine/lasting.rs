@@ -1,6 +1,7 @@
 //! What outlives a reset of the machine: signals, the terminal with the console's line, and the time
 //! limit.
 
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,14 @@ use super::plan::Plan;
 use super::signals::Signals;
 use super::vcpu::kick;
 use crate::console::endpoints::{self, Endpoints};
+use crate::outlet::stderr;
 
 /// See the [module](self).
 pub struct Lasting {
     pub(super) signals: Rc<Signals>,
     pub(super) ends: Endpoints,
+    /// Readable when lines of our own wait for somebody who reads standard error.
+    pub(super) own_lines: RawFd,
     /// When the time limit is over.
     deadline: Option<Instant>,
 }
@@ -24,10 +28,13 @@ impl Lasting {
     pub(super) fn open(plan: &Plan) -> Result<Self, StartError> {
         let signals = Signals::block().map_err(host("watch for signals"))?;
         kick::install_handler().map_err(host("install a signal handler"))?;
+        // The threads of this, and of the console's files, inherit the blocked signals.
+        let own_lines = stderr::never_wait().map_err(host("write to standard error"))?;
         let now = Instant::now();
         Ok(Lasting {
             signals: Rc::new(signals),
             ends: endpoints::open(&plan.config.console)?,
+            own_lines,
             deadline: plan.config.time_limit.and_then(|t| now.checked_add(t)),
         })
     }
