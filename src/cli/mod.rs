@@ -18,8 +18,9 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, escaped, more_address_space, say};
+use crate::error::{ExitStatus, Failure, escaped, more_address_space};
 use crate::limits;
+use crate::outlet::{say, stderr};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -70,14 +71,16 @@ enum Command {
 
 /// Runs the command and returns the exit code; prints at most one error.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitStatus {
-    match dispatch(args) {
+    let status = match dispatch(args) {
         Ok(status) => status,
         Err(failure) => {
             say(&format!("error: {}", escaped(&failure.error)));
             say(&format!("help: {}", escaped(&failure.help)));
             failure.status
         }
-    }
+    };
+    stderr::finish();
+    status
 }
 
 fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure> {

@@ -7,8 +7,9 @@ use super::args::RunArgs;
 use super::print;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
-use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
+use crate::error::{ExitStatus, Failure, escaped, without_errno};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session, signals};
+use crate::outlet::{say, stderr};
 use crate::sandbox::{self, Mode, privileges};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
@@ -139,6 +140,7 @@ fn start_log(verbose: u8) {
     let env = env_logger::Env::default().filter_or("BANTAM_LOG", level);
     // Fails only where a logger is set already: then that one stays.
     let _ = env_logger::Builder::from_env(env)
+        .target(env_logger::Target::Pipe(Box::new(stderr::Log)))
         .format(|out, record| {
             writeln!(
                 out,

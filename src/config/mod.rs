@@ -10,6 +10,7 @@
 //! [`values`] and [`disk`] give them meaning. After [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
+pub mod console;
 pub mod credential;
 pub mod disk;
 pub mod elsewhere;
@@ -30,11 +31,11 @@ use crate::boot::{ProtocolChoice, Unpack};
 
 use crate::memory::Backing;
 use crate::sandbox;
+pub use console::{Console, Port};
 pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
 pub use layer::Layer;
-pub use values::{Console, Port};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -163,7 +164,7 @@ impl VmConfig {
             memory,
             memory_backing,
             console: match layer.text("console") {
-                Some(text) => values::console(&text)?,
+                Some(text) => console::console(&text)?,
                 None => Console::Stdio(Port::Auto),
             },
             protocol: layer.choice("protocol").unwrap_or_default(),

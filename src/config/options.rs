@@ -17,8 +17,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::values;
-use super::{credential, disk, elsewhere};
+use super::{console, credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::memory::Backing;
 use crate::sandbox;
@@ -232,12 +231,13 @@ pub const OPTIONS: &[Opt] = &[
         name: "console",
         kind: Kind::Text,
         value: "WHERE",
-        help: "Console: stdio, serial, virtio, none, pty, file=PATH [default: stdio]",
+        help: "Console: stdio, serial, virtio, none, pty, file=PATH[,max=SIZE] [default: stdio]",
         more: "On a terminal, stdio is a virtio console (hvc0), which follows the terminal's size, if the \
                kernel has the driver built in, and else the serial port (ttyS0); serial is the serial port \
-               in any case, virtio has the virtio console in any case",
+               in any case, virtio has the virtio console in any case. A file with max, such as max=10M, gets no \
+               longer than that: what has no more room in it goes to PATH.1",
         example: r#""stdio""#,
-        beside: values::console_beside,
+        beside: console::beside,
         ..PLAIN
     },
     Opt {

@@ -107,7 +107,7 @@ impl Machine {
             told_of_panic(told.clone()),
         ));
         let wires = vm.clone();
-        let mut site = Site::new(memory, power_sink(&exit, &reset), &*wires);
+        let mut site = Site::new(memory, power_sink(&exit, &reset), &*wires, exit.waiting());
         for placed in plan.board.parts() {
             placed.part.build(&placed.place, &mut site)?;
         }

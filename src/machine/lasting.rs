@@ -1,6 +1,7 @@
 //! What outlives a reset of the machine: signals, the terminal with the console's line, and the time
 //! limit.
 
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::plan::Plan;
 use super::signals::Signals;
 use super::vcpu::kick;
 use crate::console::endpoints::{self, Endpoints};
+use crate::outlet::stderr;
 use crate::sandbox::Role;
 
 /// See the [module](self).
@@ -17,6 +19,8 @@ pub struct Lasting {
     pub(super) ends: Endpoints,
     /// What the main thread is to the sandbox.
     pub(super) role: Role,
+    /// Readable when lines of our own wait for somebody who reads standard error.
+    pub(super) own_lines: RawFd,
     /// When the time limit is over.
     deadline: Option<Instant>,
 }
@@ -27,6 +31,8 @@ impl Lasting {
     pub(super) fn open(plan: &Plan) -> Result<Self, StartError> {
         let signals = Signals::block().map_err(host("watch for signals"))?;
         kick::install_handler().map_err(host("install a signal handler"))?;
+        // The threads of this, and of the console's files, inherit the blocked signals.
+        let own_lines = stderr::never_wait().map_err(host("write to standard error"))?;
         let now = Instant::now();
         Ok(Lasting {
             signals: Rc::new(signals),
@@ -35,6 +41,7 @@ impl Lasting {
                 false => Role::Main,
             },
             ends: endpoints::open(&plan.config.console)?,
+            own_lines,
             deadline: plan.config.time_limit.and_then(|t| now.checked_add(t)),
         })
     }

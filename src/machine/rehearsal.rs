@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::error::StartError;
 use super::{Machine, Plan, host};
 use crate::config::Console;
-use crate::console::ConsoleError;
+use crate::console::{ConsoleError, endpoints};
 use crate::memory::ram;
 
 /// Makes the machine and gives it up again.
@@ -30,12 +30,20 @@ pub fn rehearse(plan: &Plan) -> Result<(), StartError> {
         Console::Stdio(_) | Console::None => Ok(()),
         Console::Pty => may(Path::new("/dev/ptmx"), libc::R_OK | libc::W_OK)
             .map_err(|error| ConsoleError::Pty(error).into()),
-        Console::File(path) => {
-            let file = |source| ConsoleError::File {
-                path: path.clone(),
-                source,
+        Console::File { path, max } => {
+            let file = |path: &Path| {
+                let error = |source| ConsoleError::File {
+                    path: path.into(),
+                    source,
+                };
+                may_write(path).map_err(error)
             };
-            may_write(path).map_err(|error| file(error).into())
+            file(path)?;
+            if max.is_some() {
+                endpoints::may_have_bound(path)?;
+                file(&Console::old(path))?;
+            }
+            Ok(())
         }
     }
 }

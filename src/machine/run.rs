@@ -11,6 +11,7 @@ use super::ending::Exit;
 use super::error::{StartError, host};
 use super::event::EventLoop;
 use super::event::io_threads::{IoThreads, LastWork};
+use super::event::own_lines::OwnLines;
 use super::event::queue_io::{Company, QueueIo};
 use super::handle::{Machine, Parts};
 use super::lasting::Lasting;
@@ -19,11 +20,10 @@ use crate::board::site::Built;
 use crate::board::{Board, Server};
 use crate::console::keys::Action;
 use crate::console::{Console, Line};
-use crate::error::say;
+use crate::outlet::output::LAST_WORDS;
+use crate::outlet::say;
 use crate::sandbox;
 
-/// How long the last output may take to reach its reader once the machine has ended.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to end once the machine has ended, and vCPUs to stop: whatever the
 /// host is doing, the process does not stay for longer.
 const LAST_IO: Duration = Duration::from_secs(10);
@@ -105,6 +105,7 @@ impl Machine {
         let control = Rc::new(RefCell::new(control));
         events.add(Box::new(control.clone()));
         events.add(Box::new(console.clone()));
+        events.add(Box::new(OwnLines::new(lasting.own_lines)));
         let company = Arc::new(Company::default());
         let (here, elsewhere): (Vec<_>, Vec<_>) = parts
             .pumps

@@ -18,9 +18,9 @@ use crate::board::site::Built;
 pub enum Phase {
     /// Its vCPUs run, or are about to.
     Running,
-    /// They have been told to park, and not all have.
+    /// They have been told to park, and not all have, or something is still in flight in a device.
     Pausing,
-    /// All vCPUs are parked, and the devices take nothing new. Something may still be in flight.
+    /// All vCPUs are parked, the devices take nothing new, and nothing is in flight.
     Paused,
     /// There is a reason to end, and nothing leads back.
     Ended,

@@ -188,6 +188,16 @@ pub fn confine() -> Result<(), PrivilegeError> {
         ROOT.call_once(|| root = privileges::chroot(folder));
     }
     root?;
+    if chosen.mode == Mode::Log
+        && let Err(error) = listener::start()
+    {
+        log::warn!("nobody tells of system calls: {}", io_reason(&error));
+    }
+    confine_thread(chosen)
+}
+
+/// What of it is a thread's own.
+fn confine_thread(chosen: &Chosen) -> Result<(), PrivilegeError> {
     if let Some((user, ids)) = &chosen.user {
         privileges::become_user(user, *ids)?;
     }
@@ -195,11 +205,6 @@ pub fn confine() -> Result<(), PrivilegeError> {
         return Ok(());
     }
     violation::handle();
-    if chosen.mode == Mode::Log
-        && let Err(error) = listener::start()
-    {
-        log::warn!("nobody tells of system calls: {}", io_reason(&error));
-    }
     privileges::drop_capabilities()?;
     if chosen.mode == Mode::On {
         match landlock::enter() {
@@ -219,13 +224,21 @@ pub fn confine() -> Result<(), PrivilegeError> {
 /// Leaves this thread, and all that it starts from now on, with the system calls that `role` needs. There is no way
 /// back. A thread that may have been started before [`confine`], by its role, is confined as well.
 pub fn enter(role: Role) {
-    let mode = mode();
+    let Some(chosen) = CHOSEN.get() else {
+        return;
+    };
+    let mode = chosen.mode;
+    let confined = match role {
+        // The root of the file system is that of all threads, and others may still be opening files.
+        Role::ConsoleFile => confine_thread(chosen),
+        Role::Image => confine(),
+        _ => Ok(()),
+    };
+    if let Err(error) = confined {
+        log::warn!("{error}");
+    }
     if mode == Mode::Off {
         return;
-    }
-    let early = matches!(role, Role::Image | Role::ConsoleFile);
-    if early && let Err(error) = confine() {
-        log::warn!("{error}");
     }
     if role == Role::Image && mode == Mode::Log {
         // There is nobody in that process who could tell of calls.

@@ -18,7 +18,7 @@ use super::complaints::Complaints;
 use super::limit::Limiter;
 use super::ring::Broken;
 use super::signal::Signal;
-use crate::board::{CharDevice, Names, Server, SiteError, StateError, device};
+use crate::board::{CharDevice, Names, Server, SiteError, StateError, Waiting, device};
 
 /// A device as it is planned. It lives over all lives of a machine, each of which has its own [`Made`].
 pub trait Model: Send + Sync {
@@ -47,6 +47,8 @@ pub struct Host {
     pub signal: Arc<Signal>,
     /// Where it complains.
     pub complaints: Arc<Complaints>,
+    /// How a vCPU waits until a reset is done.
+    pub waiting: Arc<Waiting>,
 }
 
 /// A device and its queues.
@@ -251,7 +253,8 @@ pub trait Handler: Send {
         false
     }
 
-    /// The driver has reset the device. Waits for what is in flight: on return no memory of the guest is read
-    /// or written any more.
+    /// The driver has reset the device, or the machine has ended. Waits for what is in flight: on return no
+    /// memory of the guest is read or written any more. Called by who gives the queue its turns, or by anybody
+    /// when nothing is in flight.
     fn stop(&mut self) {}
 }

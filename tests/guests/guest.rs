@@ -223,6 +223,7 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"stuck" => block::stuck(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),

@@ -210,3 +210,126 @@ fn run(stop: &Stop, events: &mut Loop) -> Result<(), StartError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Turn;
+    use std::sync::mpsc::Receiver;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    /// A queue of `vda` or `vdb`, whose turns wait for an answer if there is none yet.
+    struct Queue {
+        name: &'static str,
+        server: Server,
+        kick: EventFd,
+        answer: Option<Mutex<Receiver<()>>>,
+        stopped: AtomicBool,
+    }
+
+    impl Queue {
+        fn new(name: &'static str, server: Server, answer: Option<Receiver<()>>) -> Arc<Self> {
+            let kick = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+            kick.write(1).unwrap();
+            Arc::new(Queue {
+                name,
+                server,
+                kick,
+                answer: answer.map(Mutex::new),
+                stopped: AtomicBool::new(false),
+            })
+        }
+    }
+
+    impl Pump for Queue {
+        fn name(&self) -> &str {
+            self.name
+        }
+        fn device(&self) -> &str {
+            &self.name[..3]
+        }
+        fn kick(&self) -> &EventFd {
+            &self.kick
+        }
+        fn event(&self) -> Option<&EventFd> {
+            None
+        }
+        fn is_limited(&self) -> bool {
+            false
+        }
+        fn server(&self) -> Server {
+            self.server
+        }
+        fn run(&self, _alone: bool) -> Turn {
+            if let Some(answer) = &self.answer {
+                let _ = lock(answer).recv();
+            }
+            Turn::Idle
+        }
+        fn stop(&self) {
+            self.stopped.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Work for the last thread of each of both devices, and where it says that it is done.
+    fn work(queues: &[Arc<Queue>]) -> (Vec<(String, LastWork)>, Receiver<String>) {
+        let (say, said) = channel();
+        let work = ["vda", "vdb"].map(|device| {
+            let (say, queues) = (say.clone(), queues.to_vec());
+            let work: LastWork = Box::new(move || {
+                let of_device = queues.iter().filter(|queue| queue.device() == device);
+                for queue in of_device {
+                    assert!(queue.stopped.load(Ordering::SeqCst), "{}", queue.name);
+                }
+                say.send(format!("{device} closed")).unwrap();
+            });
+            (device.to_owned(), work)
+        });
+        (work.into(), said)
+    }
+
+    fn pumps(queues: &[Arc<Queue>]) -> Vec<Arc<dyn Pump>> {
+        queues.iter().map(|queue| queue.clone() as _).collect()
+    }
+
+    #[test]
+    fn each_device_is_closed_once_when_all_of_its_queues_have_stopped() {
+        let queues = [
+            Queue::new("vda.0", Server::DeviceThread, None),
+            Queue::new("vda.1", Server::DeviceThread, None),
+            Queue::new("vdb.0", Server::OwnThread, None),
+            Queue::new("vdb.1", Server::OwnThread, None),
+        ];
+        let threads = IoThreads::start(pumps(&queues)).unwrap();
+        assert_eq!(threads.threads.len(), 3);
+        assert!(threads.serves("vda") && !threads.serves("rng0"));
+        let (work, said) = work(&queues);
+        assert!(threads.finish(work, Instant::now() + SOON));
+        let mut said: Vec<_> = said.iter().collect();
+        said.sort();
+        assert_eq!(said, ["vda closed", "vdb closed"]);
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_is_left_and_keeps_no_other_from_being_closed() {
+        let (answer, wait) = channel();
+        let queues = [
+            Queue::new("vda.0", Server::DeviceThread, Some(wait)),
+            Queue::new("vdb.0", Server::OwnThread, None),
+        ];
+        let threads = IoThreads::start(pumps(&queues)).unwrap();
+        while queues[0].kick.read().is_ok() {
+            // Not taken up by its thread yet, so it is put back.
+            queues[0].kick.write(1).unwrap();
+            std::thread::yield_now();
+        }
+        let (work, said) = work(&queues);
+        let deadline = Instant::now() + Duration::from_millis(200);
+        assert!(!threads.finish(work, deadline));
+        assert_eq!(said.recv_timeout(SOON).unwrap(), "vdb closed");
+        assert!(said.try_recv().is_err(), "it is still at work");
+        answer.send(()).unwrap();
+        assert_eq!(said.recv_timeout(SOON).unwrap(), "vda closed");
+    }
+}

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`Control`](crate::machine::control::Control) | end of the machine, the last vCPU has parked, signals, time limit and the time to power off |
 //! | [`Console`](crate::console::Console) | the serial port's wake-up and timer, stdin, stdout when it was full, the timer of a guest that takes no input |
+//! | [`OwnLines`](own_lines::OwnLines) | standard error, when it was full |
 //! | [`QueueIo`](queue_io::QueueIo) | the ioeventfd of a device's queue, its event fd, the timer of its rate limit |
 
 pub mod io_threads;
+pub mod own_lines;
 pub mod queue_io;
 
 use std::io;

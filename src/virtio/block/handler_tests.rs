@@ -69,6 +69,7 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
         memory: memory.clone(),
         signal: signal.clone(),
         complaints: Arc::new(Complaints::about("vda")),
+        waiting: Arc::default(),
     };
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let requests = Requests::new(Arc::new(Disk::new(&model, &host)), &event);
