@@ -31,6 +31,9 @@ use crate::memory::ram;
 pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
     ram::share_heap();
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
+    if plan.config.core {
+        ram::have_in_core_dumps(&memory);
+    }
     let mut lasting = None;
     loop {
         let machine = Arc::new(Machine::build(&plan, &memory)?);
