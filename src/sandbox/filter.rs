@@ -10,7 +10,7 @@
 //! instructions for one call and its arguments. Here they are put into an order: seccompiler's own is one comparison after
 //! another by the calls' numbers, and the kernel runs each new filter once for each of its 450 calls, to find those that
 //! are allowed whatever their arguments (seccomp_cache_prepare in kernel/seccomp.c; these cost nothing later). With a
-//! search by halves this is a small part of a start.
+//! search by halves, and few instructions for a call, this is a small part of a start.
 
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -27,6 +27,7 @@ const BEGINNING: usize = 4;
 /// So many calls are compared one after another.
 const FEW: usize = 4;
 
+const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
@@ -45,30 +46,23 @@ struct Part {
 /// # Errors
 /// What seccompiler has against a row of the table, and that is none that a user could change.
 pub fn program(role: Role, refused: u32) -> Result<Program, seccompiler::BackendError> {
-    let mut beginning = None;
     let mut often = Vec::new();
     let mut seldom = Vec::new();
     let mut calls: Vec<Sysno> = rows(role).map(|row| row.call).collect();
     calls.sort_by_key(|call| call.id());
     calls.dedup();
     for call in calls {
-        let mut code = compiled(role, call)?;
         let part = Part {
-            number: u32::try_from(call.id()).unwrap_or(u32::MAX),
-            code: code.split_off(BEGINNING.min(code.len())),
+            number: number(call),
+            code: compiled(role, call)?,
         };
-        beginning.get_or_insert(code);
         match OFTEN.contains(&call) {
             true => often.push(part),
             false => seldom.push(part),
         }
     }
-    often.sort_by_key(|part| {
-        OFTEN
-            .iter()
-            .position(|call| u32::try_from(call.id()) == Ok(part.number))
-    });
-    let mut program = beginning.unwrap_or_default();
+    often.sort_by_key(|part| OFTEN.iter().position(|call| number(*call) == part.number));
+    let mut program = beginning()?;
     program.extend(often.into_iter().flat_map(|part| part.code));
     program.extend(search(&seldom));
     for instruction in &mut program {
@@ -79,11 +73,51 @@ pub fn program(role: Role, refused: u32) -> Result<Program, seccompiler::Backend
     Ok(program)
 }
 
+/// seccompiler's instructions for a call that has `rules`, with those that every program has around them.
+fn around(
+    call: Sysno,
+    rules: Vec<SeccompRule>,
+    answer: SeccompAction,
+) -> Result<Program, seccompiler::BackendError> {
+    let filter = SeccompFilter::new(
+        std::iter::once((i64::from(call.id()), rules)).collect(),
+        SeccompAction::Trap,
+        answer,
+        TargetArch::x86_64,
+    )?;
+    filter.try_into()
+}
+
+/// What a program begins with: the architecture, and the number of the call.
+fn beginning() -> Result<Program, seccompiler::BackendError> {
+    let mut program = around(Sysno::exit, Vec::new(), SeccompAction::Allow)?;
+    program.truncate(BEGINNING);
+    Ok(program)
+}
+
 fn rows(role: Role) -> impl Iterator<Item = &'static Row> {
     TABLE.iter().filter(move |row| row.is_for(role))
 }
 
-/// seccompiler's program for one call, but for its last instruction, which is what becomes of any other call.
+/// What becomes of one call whatever its arguments: half as long as seccompiler would have it. What a filter costs at a
+/// start grows with its length.
+fn allowed(call: Sysno, answer: Answer) -> Program {
+    let result = match answer {
+        Answer::Allow => libc::SECCOMP_RET_ALLOW,
+        Answer::Fail(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
+    };
+    vec![
+        instruction(IS, 1, number(call)),
+        instruction(RETURN, 0, result),
+    ]
+}
+
+fn number(call: Sysno) -> u32 {
+    u32::try_from(call.id()).unwrap_or(u32::MAX)
+}
+
+/// The instructions for one call: they end in a result where the call is this one, and else go on behind their end with
+/// the number still loaded.
 fn compiled(role: Role, call: Sysno) -> Result<Program, seccompiler::BackendError> {
     let mut rules = Vec::new();
     let mut answer = Answer::Allow;
@@ -91,23 +125,18 @@ fn compiled(role: Role, call: Sysno) -> Result<Program, seccompiler::BackendErro
         answer = row.answer;
         // A row without pins allows all that others with pins do.
         if row.pins.is_empty() {
-            rules.clear();
-            break;
+            return Ok(allowed(call, answer));
         }
         rules.extend(rules_of(row)?);
     }
-    let filter = SeccompFilter::new(
-        std::iter::once((i64::from(call.id()), rules)).collect(),
-        SeccompAction::Trap,
-        match answer {
-            Answer::Allow => SeccompAction::Allow,
-            Answer::Fail(errno) => SeccompAction::Errno(errno.into()),
-        },
-        TargetArch::x86_64,
-    )?;
-    let mut program: Program = filter.try_into()?;
+    let answer = match answer {
+        Answer::Allow => SeccompAction::Allow,
+        Answer::Fail(errno) => SeccompAction::Errno(errno.into()),
+    };
+    let mut program = around(call, rules, answer)?;
+    // The last instruction is what becomes of any other call.
     program.pop();
-    Ok(program)
+    Ok(program.split_off(BEGINNING.min(program.len())))
 }
 
 /// A rule for each way in which a row can be met: all of its pins, with each value that these allow.

@@ -7,10 +7,8 @@
 //!
 //! This is no protection. It is for finding out which row the table lacks.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, OnceLock};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -27,28 +25,34 @@ struct Listeners {
     wake: EventFd,
 }
 
-static LISTENERS: std::sync::OnceLock<Listeners> = std::sync::OnceLock::new();
-static STARTED: AtomicBool = AtomicBool::new(false);
+static LISTENERS: OnceLock<Option<Listeners>> = OnceLock::new();
 
-/// Starts the listener, by a thread that has no filter yet.
-///
-/// # Errors
-/// When the host allows no thread or no event fd.
-pub fn start() -> io::Result<()> {
-    if STARTED.swap(true, Ordering::SeqCst) {
-        return Ok(());
-    }
-    let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-    let listeners = LISTENERS.get_or_init(|| Listeners {
-        new: Mutex::default(),
-        wake,
+/// Starts the listener, where that has not been done. To be called by a thread that has no filter yet; nobody goes on
+/// before it is there.
+pub fn start() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let listeners = LISTENERS.get_or_init(|| {
+            Some(Listeners {
+                new: Mutex::default(),
+                wake: wake.ok()?,
+            })
+        });
+        let started = listeners
+            .as_ref()
+            .map(|listeners| limits::spawn("sandbox-log".into(), move || run(listeners)));
+        if !matches!(started, Some(Ok(_))) {
+            log::warn!(
+                "there is no thread to tell of system calls: those that are not allowed fail"
+            );
+        }
     });
-    limits::spawn("sandbox-log".into(), move || run(listeners)).map(drop)
 }
 
 /// Has the listener answer the calls of `thread`, which come out of `listener`.
 pub fn listen(thread: Thread, listener: OwnedFd) {
-    if let Some(listeners) = LISTENERS.get() {
+    if let Some(Some(listeners)) = LISTENERS.get() {
         lock(&listeners.new).push((thread, listener));
         let _ = listeners.wake.write(1);
     }

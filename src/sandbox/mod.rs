@@ -164,6 +164,9 @@ static FILTERS: AtomicBool = AtomicBool::new(false);
 /// See [`PrivilegeError`].
 pub fn choose(settings: &Settings) -> Result<(), PrivilegeError> {
     let chosen = settings.checked()?;
+    if chosen.mode != Mode::Off {
+        violation::prepare();
+    }
     let _ = CHOSEN.set(chosen);
     Ok(())
 }
@@ -188,11 +191,6 @@ pub fn confine() -> Result<(), PrivilegeError> {
         ROOT.call_once(|| root = privileges::chroot(folder));
     }
     root?;
-    if chosen.mode == Mode::Log
-        && let Err(error) = listener::start()
-    {
-        log::warn!("nobody tells of system calls: {}", io_reason(&error));
-    }
     confine_thread(chosen)
 }
 
@@ -243,6 +241,9 @@ pub fn enter(role: Role) {
     if role == Role::Image && mode == Mode::Log {
         // There is nobody in that process who could tell of calls.
         return;
+    }
+    if mode == Mode::Log {
+        listener::start();
     }
     match seccomp::enter(role, mode) {
         Ok(()) => FILTERS.store(true, Ordering::Relaxed),

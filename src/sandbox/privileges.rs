@@ -13,6 +13,9 @@ use caps::{CapSet, Capability};
 
 use crate::error::{Help, io_reason};
 
+/// linux/securebits.h: SECBIT_NOROOT and SECBIT_NO_CAP_AMBIENT_RAISE, both locked.
+const NO_ROOT: libc::c_ulong = 1 | 1 << 1 | 1 << 6 | 1 << 7;
+
 /// Where users are told.
 const PASSWD: &str = "/etc/passwd";
 
@@ -204,11 +207,14 @@ pub fn drop_capabilities() -> Result<(), PrivilegeError> {
     if permitted.is_empty() && inheritable.is_empty() {
         return Ok(());
     }
-    // The bound of what a program can get can be lowered by root alone; without root's rights, nothing does.
+    // User 0 gets nothing back by executing a program, and no bit of this can be changed again. It says the same as an
+    // empty bounding set, which would take a call for each capability.
     if permitted.contains(&Capability::CAP_SETPCAP) {
-        for capability in caps::all() {
-            // The host's kernel may be older than some of them.
-            let _ = caps::drop(None, CapSet::Bounding, capability);
+        // SAFETY: no pointers.
+        let done = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT, 0, 0, 0) };
+        if done != 0 {
+            let error = io::Error::last_os_error();
+            return Err(PrivilegeError::Capabilities(io_reason(&error)));
         }
     }
     // Kernels before 4.3 have none of these.
@@ -326,6 +332,7 @@ mod tests {
     #[test]
     fn no_capability_is_kept() {
         in_a_child(|| {
+            let was_root = caps::has_cap(None, CapSet::Permitted, Capability::CAP_SETPCAP).unwrap();
             drop_capabilities().unwrap();
             for set in [
                 CapSet::Permitted,
@@ -337,6 +344,11 @@ mod tests {
             }
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             assert!(status.contains("NoNewPrivs:\t1"));
+            if was_root {
+                // SAFETY: no pointers.
+                let bits = unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) };
+                assert_eq!(bits as libc::c_ulong, NO_ROOT);
+            }
         });
     }
 

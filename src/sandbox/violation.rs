@@ -7,7 +7,11 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write};
+use std::fs::File;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use syscalls::Sysno;
 
@@ -42,6 +46,20 @@ impl fmt::Display for Thread {
 thread_local! {
     /// This thread, as the handler names it: in the sandbox it may not ask for its name.
     static THREAD: Cell<Option<Thread>> = const { Cell::new(None) };
+}
+
+/// Standard error, where the handler writes.
+static VOICE: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
+
+/// Opens standard error anew, if that can be, so that a reader who does not read does not keep the program from ending.
+pub fn prepare() {
+    let anew = File::options()
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open("/proc/self/fd/2");
+    if let Ok(file) = anew {
+        VOICE.store(file.into_raw_fd(), Ordering::Relaxed);
+    }
 }
 
 /// What is called before the program ends.
@@ -127,9 +145,10 @@ extern "C" fn on_violation(
         registers.get(place as usize).map(|value| *value as u64)
     });
     let bytes = line.text();
+    let voice = VOICE.load(Ordering::Relaxed);
     // SAFETY: both are async-signal-safe; the buffer lives for the call.
     unsafe {
-        libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len());
+        libc::write(voice, bytes.as_ptr().cast(), bytes.len());
         libc::_exit(ExitStatus::Sandbox as libc::c_int);
     }
 }
