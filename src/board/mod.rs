@@ -13,7 +13,8 @@
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
 //! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
 //!   when their output is heard of), queues for an event loop;
-//! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
+//! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine; [`waiting`]: how a
+//!   vCPU waits for a device.
 //!
 //! Nothing here knows any part by name. The list of them is the machine's
 //! ([`machine::parts`](crate::machine::parts)).
@@ -29,6 +30,7 @@ pub mod place;
 pub mod power;
 pub mod pump;
 pub mod site;
+pub mod waiting;
 
 pub use bus::Bus;
 pub use chars::CharDevice;
@@ -38,5 +40,6 @@ pub use pace::Pace;
 pub use part::{Names, Need, Part};
 pub use place::Place;
 pub use power::{PowerRequest, PowerSink};
-pub use pump::{Pump, Turn};
+pub use pump::{Pump, Server, Turn};
 pub use site::{Site, SiteError, Wires};
+pub use waiting::Waiting;

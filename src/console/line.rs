@@ -20,12 +20,11 @@ use std::time::Instant;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::keys::{Action, HELP, Keys};
-use super::output::{Output, Wrote};
 use super::size;
 use super::stage::Stage;
 use super::stall::Stall;
 use crate::board::CharDevice;
-use crate::error::say;
+use crate::outlet::{Output, Wrote, say};
 
 /// Bytes typed ahead of a guest that does not read.
 const MAX_PENDING: usize = 16 * 1024;
@@ -88,8 +87,8 @@ pub struct Input {
     terminal: Option<Terminal>,
     /// epoll watches it now.
     watched: bool,
-    /// epoll cannot watch it, as it is a plain file: always readable.
-    plain_file: bool,
+    /// epoll cannot watch it, as it is /dev/null or the like: always readable.
+    unwatchable: bool,
 }
 
 /// What a terminal has and a pipe has not.
@@ -115,7 +114,7 @@ impl Input {
             file,
             terminal,
             watched: false,
-            plain_file: false,
+            unwatchable: false,
         })
     }
 
@@ -240,13 +239,13 @@ impl Console {
                 return;
             };
             let wanted = input.wants(room, !self.line.pending.is_empty());
-            if input.plain_file && wanted {
+            if input.unwatchable && wanted {
                 if !self.read_input() {
                     self.line.input = None;
                 }
                 continue;
             }
-            if input.watched != wanted && !input.plain_file {
+            if input.watched != wanted && !input.unwatchable {
                 let events = Events::with_data(&input.file, INPUT, EventSet::IN);
                 let result = if wanted {
                     ops.add(events)
@@ -255,9 +254,9 @@ impl Console {
                 };
                 match result {
                     Ok(()) => input.watched = wanted,
-                    // EPERM: a plain file, which epoll does not take.
+                    // EPERM: a device that epoll does not take, and that is always ready.
                     Err(_) if wanted => {
-                        input.plain_file = true;
+                        input.unwatchable = true;
                         continue;
                     }
                     Err(_) => {}

@@ -9,6 +9,7 @@
 
 mod bench;
 mod block;
+mod greed;
 mod io;
 mod pause;
 mod snapshot;
@@ -223,6 +224,10 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"stuck" => block::stuck(),
+        b"greed" => greed::disks(),
+        b"secret" => greed::secret(),
+        b"greed-small" => greed::small(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),

@@ -19,6 +19,7 @@ use super::shared::{ASKED, Ask, DATA, FREE, NO_QUEUE, QUEUES, SLOTS, Shared, Slo
 use super::words::{MAX_MESSAGES, Said, Socket, Told, cut};
 use crate::limits;
 use crate::memory::IoBuffers;
+use crate::sandbox::{self, Role};
 use crate::storage::access::Access;
 use crate::storage::error::OpenError;
 use crate::storage::format::Format;
@@ -268,6 +269,7 @@ impl Client {
         }
         let helper = self.helper.clone();
         let thread = limits::spawn("image-watch".into(), move || {
+            sandbox::enter(Role::ImageWatch);
             let how = helper.child.wait();
             helper.is_gone(&how);
         });

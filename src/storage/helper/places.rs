@@ -14,6 +14,8 @@ use crate::storage::qcow2::{Extent, Spot};
 const LEAF: u64 = 512;
 /// Leaves that are kept: 4 MiB of memory, for 32 GiB of a disk whose clusters have 64 KiB.
 pub const MAX_LEAVES: usize = 1024;
+/// What they take.
+pub const MAX_BYTES: u64 = MAX_LEAVES as u64 * LEAF * 8;
 
 /// An entry is a place in a file, a multiple of 512, with these bits; 0 is unknown.
 const KNOWN: u64 = 1;

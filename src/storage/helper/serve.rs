@@ -35,6 +35,7 @@ pub fn live(file: &File, access: Access, socket: &Socket, shared: Arc<Shared>) {
         image: OnceLock::new(),
         events: Mutex::new(vec![None; QUEUES]),
     });
+    let asked = file.try_clone().map_err(|error| damaged(&error));
     // All threads are made before anything is read, so that none has to be made after it. The host may allow fewer.
     let threads = (0..SLOTS).take_while(|number| {
         let (room, number) = (room.clone(), *number);
@@ -49,7 +50,6 @@ pub fn live(file: &File, access: Access, socket: &Socket, shared: Arc<Shared>) {
     if slots == 0 {
         return;
     }
-    let asked = file.try_clone().map_err(|error| damaged(&error));
     let opened = asked.and_then(|file| Qcow2::open(file, access, &mut Around(socket)));
     let told = match opened {
         Ok(image) => {

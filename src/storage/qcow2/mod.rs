@@ -29,6 +29,13 @@ use crate::storage::format::Format;
 use backing::BackingFiles;
 use header::CHECK;
 
+/// The longest piece of a discard that imago is given at a time. It keeps a list of its clusters, and other requests wait
+/// meanwhile.
+const DISCARD_PIECE_BYTES: u64 = 64 << 20;
+/// What imago keeps of an image's tables: 128 of where clusters are, and 32 of how often they are used, each of
+/// a cluster's length (`Qcow2::do_open`).
+pub const CACHED_TABLES: u64 = 128 + 32;
+
 /// An image that another one rests on: qcow2 or raw.
 type BackingImage = Arc<FormatAccess<ImagoFile>>;
 
@@ -218,11 +225,18 @@ impl Qcow2 {
     /// # Errors
     /// Those of the host, and what is wrong with the image.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        match self.alone(|access| access.discard_to_any(offset, len)) {
-            // A discard is only a hint, and images of version 2 have no way to take it.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            result => result,
+        let mut done = 0;
+        while done < len {
+            let piece = DISCARD_PIECE_BYTES.min(len.saturating_sub(done));
+            let from = offset.saturating_add(done);
+            match self.alone(|access| access.discard_to_any(from, piece)) {
+                // A discard is only a hint, and images of version 2 have no way to take it.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                result => result?,
+            }
+            done = done.saturating_add(piece);
         }
+        Ok(())
     }
 
     /// Makes the content zeros; with `unmap`, the space may go.
