@@ -163,6 +163,23 @@ fn has() {
         })
         .sum();
     assert!(bytes < 8 << 20, "{maps}");
+    // Each of its threads has its system calls checked, and no capability.
+    let tasks = std::fs::read_dir(format!("/proc/{helper}/task")).unwrap();
+    let mut threads = 0;
+    for task in tasks {
+        let status = task.unwrap().path().join("status");
+        let status = std::fs::read_to_string(status).unwrap();
+        for line in [
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "CapEff:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+        ] {
+            assert!(status.lines().any(|one| one == line), "{line}: {status}");
+        }
+        threads += 1;
+    }
+    assert_eq!(threads, 17, "one for each slot, and the first");
     kill(helper, libc::SIGKILL);
     all_ok(&end_of(vmm, "has"), 5);
 }

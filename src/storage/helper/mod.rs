@@ -31,8 +31,8 @@
 //!   flushes. What may change where a cluster is waits for the transfers that are on their way to it
 //!   ([`desk`]), or a late write could hit a table that has taken the cluster's place.
 //! - **The end.** When the VMM lets go of the image, the helper ends what it is at work on, writes its tables and exits;
-//!   the VMM waits for that. When the VMM is killed, so is the helper (PR_SET_PDEATHSIG): what was flushed is in the
-//!   file by then. It keeps the lock until it is gone, so that nobody opens the image too early. When the helper dies,
+//!   the VMM waits for that. When the VMM is killed, so is the helper (PR_SET_PDEATHSIG), or it sees the end of the
+//!   socket (a change of the user takes that signal away): what was flushed is in the file by then. It keeps the lock until it is gone, so that nobody opens the image too early. When the helper dies,
 //!   the guest gets I/O errors from that disk.
 //!
 //! It is a fork and no new program: what the helper needs (a path, open files) is there, and no file of the program's
