@@ -242,6 +242,7 @@ pub const TABLE: &[Row] = &[
         "BLKSSZGET, BLKGETSIZE64",
         "the blocks and the length of a block device",
     ),
+    row(Sysno::fstatfs, IMAGE, "on what file system an image is"),
     only(
         Sysno::fcntl,
         ALL,

@@ -62,6 +62,12 @@ pub fn prepare() {
     }
 }
 
+/// In a process that this one has made of itself, and that has none of its descriptors: the handler writes to what is
+/// standard error there.
+pub fn speak_to_standard_error() {
+    VOICE.store(libc::STDERR_FILENO, Ordering::Relaxed);
+}
+
 /// What is called before the program ends.
 static LAST_ACT: OnceLock<fn()> = OnceLock::new();
 

@@ -136,7 +136,7 @@ pub trait Helped: Image {
     ///
     /// # Errors
     /// When the helper is gone, or has as many queues as it can.
-    fn add_queue(&self, event: &EventFd) -> io::Result<u32>;
+    fn add_queue(&self, event: &Arc<EventFd>) -> io::Result<u32>;
 
     /// Gives a queue's number back.
     fn remove_queue(&self, queue: u32);

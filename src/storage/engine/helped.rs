@@ -45,7 +45,7 @@ impl Helped {
         image: Arc<dyn Image>,
         direct: Vec<Box<dyn Engine>>,
         slots: u16,
-        event: &EventFd,
+        event: &Arc<EventFd>,
     ) -> io::Result<Self> {
         Ok(Helped {
             queue: image.add_queue(event)?,

@@ -58,7 +58,7 @@ struct Helper {
     ending: AtomicBool,
     dead: AtomicBool,
     /// The event of each queue.
-    events: Mutex<Vec<Option<EventFd>>>,
+    events: Mutex<Vec<Option<Arc<EventFd>>>>,
 }
 
 impl Client {
@@ -251,14 +251,15 @@ impl Client {
             (None, Work::Read { .. }) => desk.learn(since, told, &lens),
             _ => {}
         }
+        if let Some(slot) = slot {
+            // Before anybody else can have it.
+            slot.state.store(FREE, Ordering::Relaxed);
+        }
         let queues = match errand.slot.take() {
             Some(number) => desk.end(number),
             None => 0,
         };
         drop(desk);
-        if let Some(slot) = slot {
-            slot.state.store(FREE, Ordering::Relaxed);
-        }
         self.call(queues);
     }
 
@@ -467,7 +468,7 @@ impl Helped for Client {
         self.files.iter().map(|file| file.clone() as _).collect()
     }
 
-    fn add_queue(&self, event: &EventFd) -> io::Result<u32> {
+    fn add_queue(&self, event: &Arc<EventFd>) -> io::Result<u32> {
         self.watch();
         let mut events = lock(&self.helper.events);
         let free = events.iter().position(Option::is_none);
@@ -475,7 +476,7 @@ impl Helped for Client {
         let full = number >= QUEUES;
         let queue = u32::try_from(number).ok().filter(|_| !full);
         let queue = queue.ok_or(io::ErrorKind::QuotaExceeded)?;
-        let ours = event.try_clone()?;
+        let ours = event.clone();
         let socket = lock(&self.helper.socket);
         let socket = socket.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         socket.send(&Said::Queue(queue), Some(event.as_raw_fd()))?;

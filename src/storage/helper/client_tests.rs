@@ -105,8 +105,8 @@ fn lie(shared: &Shared, seed: u64) {
     };
     let number = |value: u64| match value % 4 {
         0 => value,
-        1 => value % LEN & !(CLUSTER - 1),
-        2 => value % (80 << 10) & !(CLUSTER - 1),
+        1 => (value % LEN) & !(CLUSTER - 1),
+        2 => (value % (80 << 10)) & !(CLUSTER - 1),
         _ => u64::MAX - value % 9000,
     };
     loop {

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::error::ExitStatus;
+use crate::sandbox::violation;
 use crate::storage::lock::HELPER_NAME;
 use crate::sync::lock;
 
@@ -69,6 +71,8 @@ pub fn start(name: &str, keep: &[RawFd], body: impl FnOnce()) -> io::Result<Chil
 /// In the child: leaves the terminal, the other files and the signals to the parent.
 fn give_up(parent: libc::pid_t, name: &[u8], keep: &[RawFd]) {
     log::set_max_level(log::LevelFilter::Off);
+    // Its descriptor is closed below, and its number may become that of the image.
+    violation::speak_to_standard_error();
     // SAFETY: these calls read the name, which is a C string, and change what belongs to this process alone: which
     // signals it ignores and which descriptors it has. Nobody here uses those that are closed; the objects that own
     // them are never dropped, as the process ends by _exit.
@@ -163,7 +167,13 @@ impl Child {
                 _ if libc::WIFSIGNALED(status) => {
                     *ended = Some(format!("was ended by signal {}", libc::WTERMSIG(status)));
                 }
-                _ => *ended = Some(format!("ended with code {}", libc::WEXITSTATUS(status))),
+                _ => {
+                    let code = libc::WEXITSTATUS(status);
+                    *ended = Some(match code == ExitStatus::Sandbox as i32 {
+                        true => "made a system call that the sandbox does not allow".into(),
+                        false => format!("ended with code {code}"),
+                    });
+                }
             }
         }
         ended.clone()

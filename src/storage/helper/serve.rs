@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::shared::{ASKED, Ask, DATA, DONE, EXTENTS, NO_QUEUE, QUEUES, SLOTS, Shared, Slot};
 use super::words::{Said, Socket, Told};
 use crate::limits;
+use crate::memory::ram;
 use crate::sandbox::{self, Role};
 use crate::storage::access::Access;
 use crate::storage::error::OpenError;
@@ -35,6 +36,8 @@ pub fn live(file: &File, access: Access, socket: &Socket, shared: Arc<Shared>) {
         image: OnceLock::new(),
         events: Mutex::new(vec![None; QUEUES]),
     });
+    // Also because the allocator has questions to ask in files about heaps of threads of their own.
+    ram::share_heap();
     let asked = file.try_clone().map_err(|error| damaged(&error));
     // All threads are made before anything is read, so that none has to be made after it. The host may allow fewer.
     let threads = (0..SLOTS).take_while(|number| {
