@@ -361,10 +361,8 @@ mod tests {
             let ids = look_up("65534").unwrap();
             become_user("65534", ids).unwrap();
             // SAFETY: no pointers.
-            assert_eq!(
-                unsafe { (libc::getuid(), libc::geteuid(), libc::setuid(0)) },
-                (65534, 65534, -1)
-            );
+            let ids = unsafe { (libc::getuid(), libc::geteuid(), libc::setuid(0)) };
+            assert_eq!(ids, (65534, 65534, -1));
             assert!(matches!(look_up("0"), Err(PrivilegeError::NotRoot { .. })));
         });
     }
