@@ -173,13 +173,18 @@ pub fn become_user(user: &str, ids: Ids) -> Result<(), PrivilegeError> {
         user: uid,
         group: gid,
     } = ids;
-    // In this order: each takes a right away that the ones before it need. Where it is done already, nothing is.
-    // SAFETY: no groups, so no pointer is read.
+    let mut parents_end: libc::c_int = 0;
+    // In this order: each takes a right away that the ones before it need. Where it is done already, nothing is. A new
+    // user also makes the kernel forget which signal comes when the parent ends (PR_SET_PDEATHSIG(2const)), by which a
+    // process of ours does not outlive this one.
+    // SAFETY: the first call fills a number; there are no groups, so no other pointer is read.
     let done = unsafe {
+        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut parents_end);
         libc::geteuid() == uid
             || libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
                 && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
                 && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+                && libc::prctl(libc::PR_SET_PDEATHSIG, parents_end, 0, 0, 0) == 0
     };
     match done {
         true => Ok(()),
