@@ -184,7 +184,13 @@ pub fn become_user(user: &str, ids: Ids) -> Result<(), PrivilegeError> {
             || libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
                 && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
                 && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
-                && libc::prctl(libc::PR_SET_PDEATHSIG, parents_end, 0, 0, 0) == 0
+                && libc::prctl(
+                    libc::PR_SET_PDEATHSIG,
+                    libc::c_ulong::from(parents_end.unsigned_abs()),
+                    0,
+                    0,
+                    0,
+                ) == 0
     };
     match done {
         true => Ok(()),
