@@ -63,6 +63,7 @@ pub mod error;
 pub mod limits;
 pub mod machine;
 pub mod memory;
+pub mod sandbox;
 pub mod storage;
 pub mod sync;
 pub mod unnamed;

@@ -38,5 +38,5 @@ pub use pace::Pace;
 pub use part::{Names, Need, Part};
 pub use place::Place;
 pub use power::{PowerRequest, PowerSink};
-pub use pump::{Pump, Turn};
+pub use pump::{Pump, Server, Turn};
 pub use site::{Site, SiteError, Wires};

@@ -71,6 +71,8 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// vCPUs.
     pub topology: Topology,
+    /// Whether the guest may be a hypervisor itself.
+    pub nested: bool,
     /// RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
     /// What the memory is on the host.
@@ -156,6 +158,7 @@ impl VmConfig {
             cmdline: layer.text("cmdline"),
             disks,
             topology,
+            nested: layer.switch("nested").unwrap_or(false),
             memory,
             memory_backing,
             console: match layer.text("console") {

@@ -200,6 +200,17 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "nested",
+        kind: Kind::Switch {
+            yes: Some("Let the guest use KVM itself, where the host's KVM can do that"),
+            no: Some(
+                "Keep VMX and SVM from it, also where the configuration file has 'nested = true'",
+            ),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "memory",
         short: Some('m'),
         kind: Kind::Amount,

@@ -50,6 +50,7 @@ impl Machine {
             kvm.clone(),
             Start {
                 topology: plan.config.topology,
+                nested: plan.config.nested,
                 protocol: plan.placement.protocol,
                 entry: plan.placement.entry,
             },

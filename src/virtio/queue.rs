@@ -11,17 +11,18 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Host, MadeQueue};
 use super::worker::Worker;
 use crate::board::site::event_fd;
-use crate::board::{Pump, SiteError, Turn};
+use crate::board::{Pump, Server, SiteError, Turn};
 use crate::sync::lock;
 
 /// See the [module](self).
 pub struct VirtQueue {
     name: String,
+    device: String,
     size: u16,
     kick: EventFd,
     event: Option<Arc<EventFd>>,
     limited: bool,
-    thread: bool,
+    server: Server,
     at_once: bool,
     worker: Mutex<Worker>,
 }
@@ -35,11 +36,12 @@ impl VirtQueue {
         let (signal, complaints) = (host.signal.clone(), host.complaints.clone());
         Ok(VirtQueue {
             name: format!("{}.{number}", host.name),
+            device: host.name.clone(),
             size: made.size,
             kick: event_fd()?,
             event: made.event,
             limited: made.limited,
-            thread: made.thread,
+            server: made.server,
             at_once: made.at_once,
             worker: Mutex::new(Worker::new(made.handler, made.poll, signal, complaints)),
         })
@@ -92,12 +94,20 @@ impl Pump for VirtQueue {
         self.limited
     }
 
-    fn wants_thread(&self) -> bool {
-        self.thread
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn server(&self) -> Server {
+        self.server
     }
 
     fn run(&self, alone: bool) -> Turn {
         // The lock is released between turns, so that a reset gets its turn.
         self.worker().run(alone)
+    }
+
+    fn stop(&self) {
+        self.worker().stop();
     }
 }

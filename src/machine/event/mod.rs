@@ -6,7 +6,7 @@
 //! | [`Console`](crate::console::Console) | the serial port's wake-up and timer, stdin, stdout when it was full, the timer of a guest that takes no input |
 //! | [`QueueIo`](queue_io::QueueIo) | the ioeventfd of a device's queue, its event fd, the timer of its rate limit |
 
-pub mod io_thread;
+pub mod io_threads;
 pub mod queue_io;
 
 use std::io;
@@ -15,13 +15,13 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use crate::machine::error::{StartError, host};
 
-/// Any subscriber.
+/// Any subscriber of the main thread.
 pub type Subscriber = Box<dyn MutEventSubscriber>;
 
 /// The loop of the main thread, or of an I/O thread.
-pub struct EventLoop(EventManager<Subscriber>);
+pub struct EventLoop<S: MutEventSubscriber = Subscriber>(EventManager<S>);
 
-impl EventLoop {
+impl<S: MutEventSubscriber> EventLoop<S> {
     /// A loop without subscribers.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl EventLoop {
     }
 
     /// Adds a subscriber, which registers its file descriptors.
-    pub fn add(&mut self, subscriber: Subscriber) {
+    pub fn add(&mut self, subscriber: S) {
         self.0.add_subscriber(subscriber);
     }
 

@@ -42,6 +42,8 @@ const FAST_STRINGS: u64 = 1;
 pub struct Start {
     /// How many, and where each stands.
     pub topology: Topology,
+    /// Whether the guest may be a hypervisor itself.
+    pub nested: bool,
     /// What is in the first one's registers.
     pub protocol: Protocol,
     /// The first one's RIP.
@@ -206,6 +208,7 @@ fn make(
                     topology,
                     tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
                     tsc_deadline,
+                    nested: start.nested,
                 },
             );
         }
