@@ -573,4 +573,50 @@ mod tests {
         let error = buffers.drive(0, |_, _| 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
+
+    /// Every byte of `segments`, by its address.
+    fn addresses(segments: &[libc::iovec]) -> Vec<usize> {
+        let bytes = |s: &libc::iovec| (0..s.iov_len).map(|n| s.iov_base.addr() + n).collect();
+        segments
+            .iter()
+            .flat_map(|s| -> Vec<usize> { bytes(s) })
+            .collect()
+    }
+
+    proptest::proptest! {
+        /// Any ranges, some of them in two regions; any cuts, and transfers that stop anywhere.
+        #[test]
+        fn each_byte_moves_once_and_in_its_place(
+            ranges in proptest::collection::vec((0u64..0x1f00, 0u32..90), 1..8),
+            mut cuts in proptest::collection::vec(0u64..60, 0..12),
+            stops in proptest::collection::vec(1usize..50, 1..6),
+        ) {
+            let mut buffers = IoBuffers::new(memory());
+            for (at, len) in ranges {
+                proptest::prop_assert!(buffers.push(GuestAddress(at), len));
+            }
+            let all = addresses(buffers.rest());
+            proptest::prop_assert_eq!(all.len() as u64, buffers.len());
+            let (mut left, mut seen, mut stops) = (buffers.len(), Vec::new(), stops.into_iter().cycle());
+            cuts.push(u64::MAX);
+            for cut in cuts {
+                let len = cut.min(left);
+                left -= len;
+                let done = buffers.part(len, |part| {
+                    let wanted = part.len();
+                    let moved = part.drive(1 << 40, |segments, at| {
+                        let bytes = addresses(segments);
+                        assert_eq!(at as u64 - (1 << 40) + bytes.len() as u64, wanted);
+                        let some = bytes.len().min(stops.next().unwrap());
+                        seen.extend(&bytes[..some]);
+                        some as isize
+                    });
+                    moved.map(|()| assert_eq!(part.moved(), wanted))
+                });
+                proptest::prop_assert!(done.is_ok());
+            }
+            proptest::prop_assert_eq!(seen, all);
+            proptest::prop_assert_eq!(buffers.moved(), buffers.len());
+        }
+    }
 }
