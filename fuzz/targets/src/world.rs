@@ -74,7 +74,7 @@ impl World {
         let wires = TestWires::default();
         let power = Arc::new(move |request| sink.lock().expect("one thread").push(request));
         let board = Board::of(parts).expect("few parts");
-        let mut site = Site::new(&memory, power, &wires);
+        let mut site = Site::new(&memory, power, &wires, Arc::default());
         let mut places = Vec::new();
         for placed in board.parts() {
             placed
