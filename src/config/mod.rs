@@ -93,6 +93,8 @@ pub struct VmConfig {
     pub rng: bool,
     /// Whether memory that the guest has freed goes back to the host.
     pub reclaim: bool,
+    /// Whether core dumps of this program have the guest's memory in them.
+    pub core: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
@@ -173,6 +175,7 @@ impl VmConfig {
             reboot: layer.switch("reboot").unwrap_or(false),
             rng: layer.switch("rng").unwrap_or(false),
             reclaim,
+            core: layer.switch("core").unwrap_or(false),
             time_limit: match layer.text("time-limit") {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,

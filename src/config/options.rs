@@ -295,6 +295,15 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "core",
+        kind: Kind::Switch {
+            yes: Some("Have the guest's memory in core dumps of this program"),
+            no: Some("Leave it out, also where the configuration file has 'core = true'"),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "time-limit",
         kind: Kind::Amount,
         value: "TIME",

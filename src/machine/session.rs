@@ -37,6 +37,9 @@ pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
     ram::share_heap();
     let kvm = Arc::new(kvm::open()?);
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
+    if plan.config.core {
+        ram::have_in_core_dumps(&memory);
+    }
     let mut lasting = Lasting::open(&plan)?;
     // All files are open, and there are no other threads yet.
     sandbox::confine()?;

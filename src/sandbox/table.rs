@@ -353,6 +353,16 @@ pub const TABLE: &[Row] = &[
         "MADV_DONTNEED, MADV_REMOVE",
         "the end of a thread's stack; memory that the guest gives back; guest memory between two lives",
     ),
+    only(
+        Sysno::madvise,
+        REBOOT,
+        &[Is(
+            2,
+            &[libc::MADV_DONTDUMP as u64, libc::MADV_NOHUGEPAGE as u64],
+        )],
+        "MADV_DONTDUMP, MADV_NOHUGEPAGE",
+        "memory between a disk and guest memory is made anew",
+    ),
     // Threads among themselves.
     only(
         Sysno::futex,

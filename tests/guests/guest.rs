@@ -9,6 +9,7 @@
 
 mod bench;
 mod block;
+mod greed;
 mod io;
 mod pause;
 mod snapshot;
@@ -224,6 +225,9 @@ extern "C" fn main() -> ! {
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
         b"stuck" => block::stuck(),
+        b"greed" => greed::disks(),
+        b"secret" => greed::secret(),
+        b"greed-small" => greed::small(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
