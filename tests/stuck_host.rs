@@ -152,11 +152,6 @@ impl Running {
         wait_for(words, || self.said().contains(words), || self.said());
     }
 
-    /// The threads, by name and state (proc_pid_stat(5)); the main thread has the process's name.
-    fn threads(&self) -> Vec<(String, char)> {
-        threads(self.child.id())
-    }
-
     /// Waits until one of its threads is in a call of the kernel that nothing interrupts, and stays there.
     #[track_caller]
     fn expect_stuck(&self) {
@@ -167,14 +162,10 @@ impl Running {
     /// the last of its threads comes out of the kernel.
     #[track_caller]
     fn expect_gone(&self) {
-        let zombie = || {
-            self.threads()
-                .first()
-                .is_none_or(|(_, state)| *state == 'Z')
-        };
-        wait_for("end", zombie, || {
-            format!("{:?} {}", self.threads(), self.said())
-        });
+        let pid = self.child.id();
+        let zombie = || thread(pid, pid).is_none_or(|(_, state)| state == 'Z');
+        let seen = || format!("{:?} {}", threads(pid), self.said());
+        wait_for("end", zombie, seen);
     }
 
     #[track_caller]
@@ -203,21 +194,19 @@ fn wait_for(what: &str, there: impl Fn() -> bool, seen: impl Fn() -> String) {
     }
 }
 
+/// Name and state of a thread (proc_pid_stat(5)); the main thread has the number of its process.
+fn thread(pid: u32, number: u32) -> Option<(String, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{number}/stat")).ok()?;
+    let (name, rest) = stat.rsplit_once(") ")?;
+    let (_, name) = name.split_once('(')?;
+    Some((name.to_owned(), rest.chars().next()?))
+}
+
 fn threads(pid: u32) -> Vec<(String, char)> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    let mut numbers: Vec<u32> = tasks
-        .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    numbers.sort_unstable();
-    let stat = |number| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{number}/stat")).ok()?;
-        let (name, rest) = stat.rsplit_once(") ")?;
-        let (_, name) = name.split_once('(')?;
-        Some((name.to_owned(), rest.chars().next()?))
-    };
-    numbers.into_iter().filter_map(stat).collect()
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let numbers = tasks.into_iter().flatten();
+    let numbers = numbers.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter_map(|number| thread(pid, number)).collect()
 }
 
 #[track_caller]
