@@ -73,8 +73,21 @@ fn main() {
     exit_after(trials);
 }
 
-/// Bytes that the process has in memory: not its program files, and not the guest's RAM.
-fn own_bytes(pid: u32) -> Option<u64> {
+/// Bytes that the program has in memory, with the processes that read its images.
+fn all_bytes(pid: u32) -> Option<u64> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    // What a process shares with its parent counts for that.
+    let helpers = children
+        .filter_map(|pid| own_bytes(pid, false))
+        .sum::<u64>();
+    Some(own_bytes(pid, true)? + helpers)
+}
+
+/// Bytes that the process has in memory: not its program files, and not the guest's RAM; with `shared`, what it has
+/// made for itself and its children.
+fn own_bytes(pid: u32, shared: bool) -> Option<u64> {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
     let (mut total, mut counts) = (0, false);
     for line in smaps.lines() {
@@ -83,7 +96,8 @@ fn own_bytes(pid: u32) -> Option<u64> {
             "Rss:" if counts => total += words.next()?.parse::<u64>().ok()? << 10,
             first if first.contains('-') && !first.ends_with(':') => {
                 // Addresses, rights, offset, device, inode, and the name if there is one.
-                counts = words.nth(4).is_none_or(|name| !name.starts_with('/'));
+                let name = words.nth(4).unwrap_or_default();
+                counts = !name.starts_with('/') || (shared && name == "/dev/zero");
             }
             _ => {}
         }
@@ -109,7 +123,7 @@ fn watch(child: &mut Child, named: &str) -> u64 {
     let end = Instant::now() + Duration::from_secs(400);
     let (mut most, mut looks) = (0, 0);
     while child.try_wait().unwrap().is_none() {
-        if let Some(bytes) = own_bytes(child.id()) {
+        if let Some(bytes) = all_bytes(child.id()) {
             most = most.max(bytes);
             looks += 1;
         }

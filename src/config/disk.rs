@@ -268,7 +268,7 @@ pub fn disk(text: &str) -> Result<Disk, ConfigError> {
     if disk.io == IoMode::Uring && disk.access.format != Format::Raw {
         return bad(
             "io_uring is for raw images".into(),
-            "leave io=uring away: qcow2 is done by threads",
+            "leave io=uring away: a part of what a qcow2 image does is done by io_uring anyway",
         );
     }
     Ok(disk)

@@ -61,7 +61,7 @@ pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, DiskError> {
     let mut disks = Vec::new();
     // Device and inode of each, its path, and whether it is only read.
     let mut seen: Vec<((u64, u64), PathBuf, bool)> = Vec::new();
-    for config in configs {
+    for (config, letter) in configs.iter().zip('a'..='z') {
         let reads = config.image_access().read_only;
         // Before the lock says only "in use": by ourselves?
         let same = seen.iter().find(|(identity, ..)| {
@@ -74,7 +74,8 @@ pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, DiskError> {
                 second: config.path.clone(),
             });
         }
-        let opened = open::open(&config.path, config.image_access())?;
+        let name = format!("vd{letter}");
+        let opened = open::open_as(&config.path, config.image_access(), &name)?;
         let mut image = opened.image;
         if config.is_snapshot() {
             image = Arc::new(Overlay::over(image, &config.path)?);

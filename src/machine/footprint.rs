@@ -10,6 +10,7 @@
 
 use crate::memory::bounce::CHUNK_BYTES;
 use crate::memory::buffers::KEPT_SEGMENTS;
+use crate::storage::helper::{places, shared};
 use crate::storage::{overlay, qcow2};
 use crate::virtio::block::disk::{MAX_THREADS, MAX_THREADS_OF_DISK, MAX_THREADS_OF_FORMAT};
 use crate::virtio::block::handler::{MAX_CHUNKS, MAX_CHUNKS_OF_DISK, MAX_SEGMENTS_IN_FLIGHT};
@@ -34,6 +35,8 @@ const BYTES_PER_GRAIN_BYTE: u64 = 8 * 4096;
 const MOST_GRAIN_BYTES: u64 = 32 << 20;
 /// Clusters that imago has in hand for a request of its: read for a copy, compressed, and inflated.
 const CLUSTERS_IN_HAND: u64 = 3;
+/// The heap of the process that reads a qcow2 image, with what it has changed of the VMM's.
+const HELPER_BYTES: u64 = 4 << 20;
 /// The usual cluster of a qcow2 image.
 pub const CLUSTER_BYTES: u64 = 64 << 10;
 
@@ -100,8 +103,7 @@ pub fn disk(shape: DiskShape) -> u64 {
         Kind::Snapshot(len) => all(threads, THREAD_BYTES.saturating_add(overlay::PIECE.into()))
             .saturating_add(len.div_ceil(BYTES_PER_GRAIN_BYTE).min(MOST_GRAIN_BYTES)),
         Kind::Qcow2 { images, cluster } => {
-            all(threads, THREAD_BYTES.saturating_add(in_hand(cluster)))
-                .saturating_add(images.saturating_mul(qcow2_tables(cluster)))
+            helper(cluster).saturating_add(images.saturating_mul(qcow2_tables(cluster)))
         }
     })
 }
@@ -114,9 +116,18 @@ pub fn machine(cpus: u64, disks: &[DiskShape]) -> u64 {
         .saturating_add(cpus.saturating_mul(THREAD_BYTES))
 }
 
-/// What imago has in hand for a thread: a piece, where direct I/O has to copy it, and clusters.
-fn in_hand(cluster: u64) -> u64 {
-    qcow2::PIECE_BYTES.saturating_add(cluster.saturating_mul(CLUSTERS_IN_HAND))
+/// The process that reads a qcow2 image, what is handed over to it, and the places of clusters that it has told of.
+/// For each of its threads imago has in hand what was handed over, where direct I/O has to copy it, and clusters.
+fn helper(cluster: u64) -> u64 {
+    let in_hand = (shared::DATA as u64)
+        .saturating_mul(2)
+        .saturating_add(cluster.saturating_mul(CLUSTERS_IN_HAND));
+    let thread = THREAD_BYTES.saturating_add(in_hand);
+    (shared::SLOTS as u64)
+        .saturating_mul(thread)
+        .saturating_add(places::MAX_BYTES)
+        .saturating_add(THREAD_BYTES)
+        .saturating_add(HELPER_BYTES)
 }
 
 /// The tables of a qcow2 image that imago keeps.
@@ -136,7 +147,6 @@ pub fn rows() -> Vec<(&'static str, u64, Option<u64>)> {
     };
     let chunk = CHUNK_BYTES as u64;
     let (snapshot, of_snapshot) = of_format(THREAD_BYTES.saturating_add(overlay::PIECE.into()));
-    let (qcow2, of_qcow2) = of_format(THREAD_BYTES.saturating_add(in_hand(CLUSTER_BYTES)));
     vec![
         (
             "the program, its console and its small devices",
@@ -156,11 +166,15 @@ pub fn rows() -> Vec<(&'static str, u64, Option<u64>)> {
             Some(each(MAX_THREADS_OF_DISK, THREAD_BYTES)),
         ),
         ("... of a snapshot, more", snapshot, of_snapshot),
-        ("... of a qcow2 image, more", qcow2, of_qcow2),
         (
             "each TiB of a snapshot's length",
             MOST_GRAIN_BYTES,
             Some(MOST_GRAIN_BYTES),
+        ),
+        (
+            "each disk of a qcow2 image: the process that reads it (clusters of 64 KiB)",
+            helper(CLUSTER_BYTES),
+            None,
         ),
         (
             "each qcow2 image, also those it rests on (clusters of 64 KiB)",
@@ -207,8 +221,8 @@ mod tests {
             direct,
             threads,
             snapshot,
-            format,
             tib,
+            helper,
             image,
         ] = rows()
             .iter()
@@ -239,7 +253,7 @@ mod tests {
             of(1, false, Kind::Snapshot(1 << 44)),
             queue + snapshot + tib
         );
-        assert_eq!(of(1, true, qcow2(3)), queue + format + 3 * image);
+        assert_eq!(of(1, true, qcow2(3)), queue + helper + 3 * image);
         let most = |at: usize| rows()[at].2.unwrap();
         for queues in [4, 16, 64] {
             let many = u64::from(queues) * queue;
@@ -250,7 +264,7 @@ mod tests {
             );
             assert_eq!(
                 of(queues, false, qcow2(1)),
-                many + most(6) + image,
+                many + helper + image,
                 "{queues}"
             );
         }

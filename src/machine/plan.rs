@@ -110,6 +110,8 @@ impl Plan {
         };
         // Before anything is unpacked: is the image good, and does it fit?
         let mut placement = kernel.place(config.protocol, config.memory)?;
+        // While this process has one thread and little memory: qcow2 images are read by processes that it forks.
+        let disks = disks::open_all(&config.disks)?;
         if config.unpack == Unpack::Host && config.protocol != ProtocolChoice::Pvh {
             let cache = config.cache.then(Cache::of_user).flatten();
             kernel = kernel.unpacked(cache.as_ref());
@@ -129,7 +131,7 @@ impl Plan {
             initrd = Some(Initrd::open(path, &placement, config.memory)?);
         }
         let root = root_argument(&config);
-        let mut parts = parts::list(&config, disks::open_all(&config.disks)?);
+        let mut parts = parts::list(&config, disks);
         let around = hvc::Around {
             kernel: &kernel,
             placement: &placement,

@@ -135,6 +135,10 @@ pub const OFTEN: [Sysno; 2] = [Sysno::ioctl, Sysno::futex];
 
 use Pin::{Is, IsAll, IsNot, OurProcess, With, Without};
 
+/// Questions about a block device (linux/fs.h): the bytes of a sector, and the length.
+const BLKSSZGET: u64 = 0x1268;
+const BLKGETSIZE64: u64 = 0x8008_1272;
+
 /// All rows, by subject.
 pub const TABLE: &[Row] = &[
     // The guest.
@@ -235,6 +239,13 @@ pub const TABLE: &[Row] = &[
         &[Is(1, &[libc::F_GETFL as u64])],
         "F_GETFL",
         "how an image was opened",
+    ),
+    only(
+        Sysno::ioctl,
+        IMAGE,
+        &[Is(1, &[BLKSSZGET, BLKGETSIZE64])],
+        "BLKSSZGET, BLKGETSIZE64",
+        "the blocks and the length of a block device",
     ),
     only(
         Sysno::fcntl,

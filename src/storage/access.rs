@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::error::OpenError;
 use super::format::Format;
@@ -90,7 +91,13 @@ pub fn take_lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenEr
         true => LockKind::Shared,
         false => LockKind::Exclusive,
     };
-    match lock::try_lock(file, kind) {
+    let mut taken = lock::try_lock(file, kind);
+    let begin = Instant::now();
+    while matches!(taken, Ok(false)) && begin.elapsed() < lock::ends_within(file) {
+        std::thread::sleep(Duration::from_millis(1));
+        taken = lock::try_lock(file, kind);
+    }
+    match taken {
         Ok(true) => Ok(()),
         Ok(false) => Err(OpenError::Locked {
             path: path.into(),

@@ -84,6 +84,14 @@ pub enum OpenError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The process that is to read the image.
+    #[error("disk {}: the process that reads the image: {}", path.display(), io_reason(source))]
+    Helper {
+        /// The image.
+        path: PathBuf,
+        /// The host's reason, or how the process has ended.
+        source: io::Error,
+    },
     /// The image's format is damaged, or asks for what is not there.
     #[error("disk {}: {reason}", path.display())]
     Damaged {
@@ -155,6 +163,13 @@ impl Help for OpenError {
             }
             OpenError::Direct { .. } => {
                 "leave 'cache=direct' away, or keep the image on another file system".into()
+            }
+            OpenError::Helper { source, .. } if source.raw_os_error() == Some(libc::EAGAIN) => {
+                "raise the limit of processes: ulimit -u; or that of the cgroup (pids.max)".into()
+            }
+            OpenError::Helper { .. } => {
+                "'qemu-img check' tells whether the image is damaged; if it is not, this is a defect of bantam: report it"
+                    .into()
             }
             OpenError::Damaged { help, .. } => help.clone(),
         }

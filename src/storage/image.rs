@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::memory::IoBuffers;
 
 /// Bytes in a sector, the unit of virtio-blk (virtio 1.2, 5.2.4) and of every disk image's length.
@@ -82,6 +84,12 @@ pub trait Image: Send + Sync {
         None
     }
 
+    /// The same with its helper, if another process reads its format: then an engine may go to the file
+    /// itself where the helper has said what is there.
+    fn helped(self: Arc<Self>) -> Option<Arc<dyn Helped>> {
+        None
+    }
+
     /// What offsets, lengths and addresses in memory must be a multiple of; 1 where they need not.
     fn alignment(&self) -> u32 {
         1
@@ -116,6 +124,99 @@ pub trait Layers: Image {
 
     /// The error of a write to the top, in words that name its file.
     fn explained(&self, error: io::Error) -> io::Error;
+}
+
+/// An image whose format is read by another process, the helper.
+pub trait Helped: Image {
+    /// The files of its chain, of which byte n is byte n: the image's own, then that on which it rests, and so on.
+    fn files(&self) -> Vec<Arc<dyn Image>>;
+
+    /// Adds a queue: `event` becomes readable when the helper has done something for it, or is gone. Returns
+    /// its number.
+    ///
+    /// # Errors
+    /// When the helper is gone, or has as many queues as it can.
+    fn add_queue(&self, event: &EventFd) -> io::Result<u32>;
+
+    /// Gives a queue's number back.
+    fn remove_queue(&self, queue: u32);
+
+    /// How `work` may be done without the helper, if it may.
+    fn direct(&self, work: Work, buffers: &mut IoBuffers) -> Option<Direct>;
+
+    /// Gives back a claim.
+    fn end_direct(&self, claim: u32);
+
+    /// Has the helper begin with `work`; false if that is not possible yet. Then the queue's event becomes
+    /// readable when it may be.
+    fn ask(&self, work: Work, buffers: &mut IoBuffers, errand: &mut Errand) -> bool;
+
+    /// How the work of an errand that has begun has ended, if it has.
+    fn answer(
+        &self,
+        work: Work,
+        buffers: &mut IoBuffers,
+        errand: &mut Errand,
+    ) -> Option<io::Result<()>>;
+
+    /// Whether the errand may have an answer: a look that costs next to nothing.
+    fn has_answer(&self, errand: &Errand) -> bool;
+
+    /// Waits a moment for the answer of an errand that has begun.
+    fn wait(&self, errand: &Errand);
+
+    /// Forgets an errand that has not begun.
+    fn forget(&self, errand: &mut Errand);
+
+    /// Has the queue's event become readable at the next end.
+    fn arm(&self, queue: u32);
+
+    /// The queue looks by itself from now on.
+    fn disarm(&self, queue: u32);
+}
+
+/// What can be done without a helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// It has been done: what was to be read is zeros.
+    Done,
+    /// This, on a file.
+    On {
+        /// The number of the file among [`Helped::files`].
+        file: usize,
+        /// The work at its place there.
+        work: Work,
+        /// To be given back when it is done.
+        claim: u32,
+    },
+}
+
+/// How far the helper is with some work.
+#[derive(Debug)]
+pub struct Errand {
+    /// The queue that wants to know of its end.
+    pub queue: u32,
+    /// Where it lies in the memory that is shared with the helper.
+    pub slot: Option<usize>,
+    /// The announcement of a change.
+    pub change: Option<u32>,
+    /// When it began, by the clock of the image.
+    pub since: u64,
+    /// Bytes of the part that is under way.
+    pub part: usize,
+}
+
+impl Errand {
+    /// One that has not begun.
+    pub fn of(queue: u32) -> Self {
+        Errand {
+            queue,
+            slot: None,
+            change: None,
+            since: 0,
+            part: 0,
+        }
+    }
 }
 
 /// Makes zeros in the top. They always become a hole: its space is the host's, whatever the guest wants

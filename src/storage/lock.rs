@@ -9,6 +9,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// What the name of a process begins with that reads an image for a VMM ([`helper`](super::helper)).
+pub const HELPER_NAME: &str = "bantam: ";
 
 /// What the holder of the lock may do with the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,10 +103,44 @@ fn is_held(file: &File, byte: i64) -> io::Result<bool> {
     }
 }
 
+/// The processes that hold a lock on `file`, but for helpers of one that holds it as well.
+pub fn holders(file: &File) -> Vec<u32> {
+    let all = all_holders(file);
+    let helps = |pid: &&u32| !(is_helper(**pid) && all.contains(&parent(**pid)));
+    all.iter().filter(helps).copied().collect()
+}
+
+/// How long it may be worth to wait for the lock on `file`. The helper of a VMM that has been killed keeps it to the end
+/// of the write that it was at work on; and a process that is about to be gone is not found any more while it closes
+/// its files. For all others it is not worth it.
+pub fn ends_within(file: &File) -> Duration {
+    let all = all_holders(file);
+    let orphan = |pid: &u32| is_helper(*pid) && !all.contains(&parent(*pid));
+    match all.as_slice() {
+        [] => Duration::from_millis(100),
+        all if all.iter().all(orphan) => Duration::from_secs(2),
+        _ => Duration::ZERO,
+    }
+}
+
+/// Whether the process is one that reads an image for a VMM.
+fn is_helper(pid: u32) -> bool {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    comm.is_ok_and(|comm| comm.starts_with(HELPER_NAME))
+}
+
+/// The parent of a process; 0 if there is none.
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
 /// The processes that hold a lock on `file`. A lock of an open file description has no owner that
 /// fcntl(2) would tell of; but each process's `fdinfo` names the locks of its open files. Those of
 /// other users' processes cannot be read.
-pub fn holders(file: &File) -> Vec<u32> {
+fn all_holders(file: &File) -> Vec<u32> {
     let Ok(meta) = file.metadata() else {
         return Vec::new();
     };

@@ -12,6 +12,7 @@
 //!   for a disk whose writes are thrown away, an [`overlay`];
 //! - an [`Engine`] keeps many requests going at once and tells of their ends by an event fd;
 //! - [`IoBuffers`](crate::memory::buffers): guest memory as the kernel wants it; nothing is copied on the way;
+//! - a [`helper`] is the process that reads a qcow2 image: what it says of the image's places is enough for most requests;
 //! - [`mod@format`]: which formats of images there are; [`access`], [`open`]: from a path to an image;
 //!   [`foreign`]: what is refused there, as it is no disk of ours.
 //!
@@ -23,6 +24,7 @@ pub mod engine;
 pub mod error;
 pub mod foreign;
 pub mod format;
+pub mod helper;
 pub mod image;
 pub mod lock;
 pub mod open;

@@ -11,8 +11,8 @@ use super::aligned;
 use super::error::OpenError;
 use super::foreign::{self, Foreign};
 use super::format::{Format, QCOW2_MAGIC};
+use super::helper::Client;
 use super::image::{Image, SECTOR_BYTES};
-use super::qcow2::Qcow2;
 use super::raw::Raw;
 
 /// An image, open and locked.
@@ -38,6 +38,15 @@ impl std::fmt::Debug for Opened {
 /// # Errors
 /// Says which file and what to do about it, see [`OpenError`].
 pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
+    open_as(path, access, "disk")
+}
+
+/// The same for the disk called `name`, for which the process is named that reads a qcow2 image. This process should
+/// have only one thread as yet, see [`helper::process`](super::helper::process).
+///
+/// # Errors
+/// The same.
+pub fn open_as(path: &Path, access: Access, name: &str) -> Result<Opened, OpenError> {
     let refused = |source| OpenError::Open {
         path: path.into(),
         read_only: access.read_only,
@@ -74,7 +83,7 @@ pub fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
             })?;
             Arc::new(raw)
         }
-        Format::Qcow2 => Arc::new(Qcow2::open(file, path, access)?),
+        Format::Qcow2 => Arc::new(Client::open(file, &locked, path, access, name)?),
     };
     Ok(Opened {
         image,

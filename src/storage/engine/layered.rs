@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              ┌─ all in the top, or a discard ──▶ io_uring on the top's file
-//!   a job ─────┼─ a read, all in the base ───────▶ io_uring on the base's file, if it is raw
+//!   a job ─────┼─ a read, all in the base ───────▶ io_uring on the base's file, if it is raw; or its helper
 //!              ├─ a write of whole grains ───────▶ here: a copy into the page cache
 //!              ├─ a flush ───────────────────────▶ ended at once
 //!              └─ the rest ──────────────────────▶ threads, on the overlay
@@ -18,14 +18,14 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Engine, Threads, Uring};
+use super::{Engine, IoMode, Threads, Uring};
 use crate::storage::image::{Job, Layers, Place, Work, hole};
 
 /// See the [module](self).
 pub struct Layered {
     layers: Arc<dyn Layers>,
     top: Uring,
-    base: Option<Uring>,
+    base: Option<Box<dyn Engine>>,
     threads: Threads,
     /// Jobs that the threads have.
     in_threads: usize,
@@ -43,8 +43,12 @@ impl Layered {
         threads: usize,
         event: &Arc<EventFd>,
     ) -> io::Result<Self> {
-        let base = match layers.base().raw_file() {
-            Some(_) => Some(Uring::new(layers.base().clone(), slots, event)?),
+        let base = layers.base();
+        let base: Option<Box<dyn Engine>> = match base.raw_file() {
+            Some(_) => Some(Box::new(Uring::new(base.clone(), slots, event)?)),
+            None if base.clone().helped().is_some() => {
+                Some(super::start(base, IoMode::Auto, slots, threads, event))
+            }
             None => None,
         };
         Ok(Layered {
@@ -63,7 +67,10 @@ impl Layered {
     }
 
     fn engines(&mut self) -> impl Iterator<Item = &mut dyn Engine> {
-        let base = self.base.as_mut().map(|base| base as &mut dyn Engine);
+        let base = self
+            .base
+            .as_mut()
+            .map(|base| &mut **base as &mut dyn Engine);
         let others: [&mut dyn Engine; 2] = [&mut self.top, &mut self.threads];
         others.into_iter().chain(base)
     }

@@ -5,7 +5,9 @@
 //! | [`uring`] | raw images | io_uring(7): a batch is one system call; a write into the page cache is a call by itself, and is made at once |
 //! | [`threads`] | all images, and hosts that forbid io_uring | a few threads that do blocking calls |
 //! | [`layered`] | overlays | both of them: io_uring where one file has all the bytes |
+//! | [`helped`] | qcow2 images | one of them for what lies plainly in the image's file; the rest is asked of the image's [helper](super::helper) |
 
+pub mod helped;
 pub mod inline;
 pub mod layered;
 pub mod threads;
@@ -17,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::image::{Image, Job};
+pub use helped::Helped;
 pub use inline::Inline;
 pub use layered::Layered;
 pub use threads::Threads;
@@ -77,6 +80,24 @@ pub fn start(
     threads: usize,
     event: &Arc<EventFd>,
 ) -> Box<dyn Engine> {
+    if mode != IoMode::Inline
+        && let Some(helped) = image.clone().helped()
+    {
+        let direct = helped.files();
+        let direct = direct
+            .iter()
+            .map(|file| start(file, mode, slots, threads, event));
+        let direct = direct.collect();
+        match Helped::new(helped, direct, slots, event) {
+            Ok(engine) => return Box::new(engine),
+            // All that it is asked will be an error, and says so.
+            Err(error) => log::error!(
+                "no queue for the process that reads an image: {}",
+                crate::error::io_reason(&error)
+            ),
+        }
+        return Box::new(Inline::new(image.clone()));
+    }
     let layers = image.clone().layers();
     let uring = match mode {
         IoMode::Inline => return Box::new(Inline::new(image.clone())),
