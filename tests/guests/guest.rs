@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod attack;
 mod bench;
 mod block;
 mod entry;
@@ -41,7 +42,24 @@ extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     0
 }
 
-fn power_off() -> ! {
+/// The core library was built to unwind, and names who would. A guest that panics ends.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+/// What the compiler calls to copy and to fill.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _) }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
+    unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") len => _) }
+    to
+}
+
+pub fn power_off() -> ! {
     outb(0x600, 5 << 2 | 1 << 5);
     halt()
 }
@@ -53,7 +71,7 @@ fn halt() -> ! {
 }
 
 /// The command line, by whichever protocol we came.
-fn command_line() -> &'static [u8] {
+pub fn command_line() -> &'static [u8] {
     let (rbx, rsi) = (state(0), state(1));
     let pointer = if rbx != 0 {
         io::read_u64(rbx + 24)
@@ -73,8 +91,11 @@ fn wish(line: &[u8]) -> &[u8] {
 
 extern "C" fn main() -> ! {
     let line = command_line();
-    if wish(line) == b"churn" {
-        entry::start_the_others(pause::other);
+    match wish(line) {
+        b"churn" => entry::start_the_others(pause::other),
+        b"attack" => attack::prepare(line),
+        b"end" => attack::ends::in_ring_0(line),
+        _ => {}
     }
     match wish(line) {
         b"entry" => entry(line),
@@ -97,7 +118,7 @@ extern "C" fn main() -> ! {
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
         b"tick" => pause::tick(),
-        b"exits" | b"disk" | b"model" | b"churn" => user::enter(0, in_ring_3, line),
+        b"exits" | b"disk" | b"model" | b"churn" | b"attack" | b"end" => user::enter(0, in_ring_3, line),
         b"ready" => {
             io::put(b'!');
             halt();
@@ -131,6 +152,14 @@ extern "C" fn in_ring_3(_number: u64) -> ! {
     let line = command_line();
     match wish(line) {
         b"exits" => bench::exits(line),
+        b"attack" => {
+            attack::run(line);
+            power_off()
+        }
+        b"end" => {
+            attack::ends::in_ring_3(line);
+            power_off()
+        }
         b"model" => {
             snapshot::model(line);
             power_off()
@@ -232,7 +261,7 @@ fn flood() {
     }
 }
 
-fn triple_fault(limit: u16) {
+pub fn triple_fault(limit: u16) {
     #[repr(C, packed)]
     struct Idt(u16, u64);
     let idt = Idt(limit, 0x500);
