@@ -29,6 +29,8 @@ pub enum ExitStatus {
     Signal = 5,
     /// The time limit ended the machine.
     TimeLimit = 6,
+    /// The sandbox stopped a thread that called what it has no use for.
+    Sandbox = 7,
 }
 
 /// What `main` prints before it ends with `status`.

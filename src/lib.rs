@@ -19,7 +19,8 @@
 //! 8. [`boot`]: what a kernel image is and how it is entered;
 //! 9. [`arch`]: memory layout, registers, CPUID, ACPI, SMBIOS: what the guest takes for a PC.
 //!
-//! [`error`], [`limits`], [`outlet`], [`sync`] and [`unnamed`] may be used by all of them.
+//! [`error`], [`limits`], [`outlet`], [`sync`], [`unnamed`] and [`sandbox`] may be used by all of them; the last is what
+//! the program leaves behind before a guest runs.
 //!
 //! The house has floors, and a room uses only rooms on floors below its own, though not all of those:
 //!

@@ -3,7 +3,7 @@
 //! What users of QEMU and docker type from habit gets an answer: [`habits`] is the table, `words`
 //! finds them among the arguments.
 
-mod args;
+pub mod args;
 mod check;
 mod habit_values;
 pub mod habits;
@@ -11,7 +11,7 @@ mod image;
 mod inspect;
 mod print;
 mod run;
-mod words;
+pub mod words;
 
 use std::ffi::OsString;
 
@@ -31,6 +31,7 @@ Exit codes:
   4  the guest crashed (kernel panic, triple fault, KVM internal error)
   5  a signal ended the machine before the guest powered off
   6  the time limit ended the machine
+  7  the sandbox stopped the program
 
 Examples:
   bantam run /boot/vmlinuz --initrd /boot/initrd.img --append 'root=/dev/vda1' --disk debian.raw

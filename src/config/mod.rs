@@ -30,6 +30,7 @@ use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 use crate::memory::Backing;
+use crate::sandbox;
 pub use console::{Console, Port};
 pub use credential::Credential;
 pub use disk::Disk;
@@ -92,10 +93,14 @@ pub struct VmConfig {
     pub rng: bool,
     /// Whether memory that the guest has freed goes back to the host.
     pub reclaim: bool,
+    /// Whether core dumps of this program have the guest's memory in them.
+    pub core: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
     pub uuid: Option<Uuid>,
+    /// What the process gives up once the machine is set up.
+    pub sandbox: sandbox::Settings,
     /// What systemd in the guest is given.
     pub credentials: Vec<Credential>,
 }
@@ -170,6 +175,7 @@ impl VmConfig {
             reboot: layer.switch("reboot").unwrap_or(false),
             rng: layer.switch("rng").unwrap_or(false),
             reclaim,
+            core: layer.switch("core").unwrap_or(false),
             time_limit: match layer.text("time-limit") {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,
@@ -177,6 +183,11 @@ impl VmConfig {
             uuid: match layer.text("uuid") {
                 Some(text) => Some(values::uuid(&text)?),
                 None => None,
+            },
+            sandbox: sandbox::Settings {
+                mode: layer.choice("sandbox").unwrap_or_default(),
+                user: layer.text("user"),
+                chroot: layer.path("chroot"),
             },
             credentials: credential::credentials(
                 &layer.texts("credential"),

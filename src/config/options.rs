@@ -20,6 +20,7 @@ use clap::builder::PossibleValue;
 use super::{console, credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::memory::Backing;
+use crate::sandbox;
 
 /// An option, as it is written.
 #[derive(Debug)]
@@ -294,11 +295,45 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "core",
+        kind: Kind::Switch {
+            yes: Some("Have the guest's memory in core dumps of this program"),
+            no: Some("Leave it out, also where the configuration file has 'core = true'"),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "time-limit",
         kind: Kind::Amount,
         value: "TIME",
         help: "End the machine after this time: 30s, 5m",
         example: r#""10m""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "sandbox",
+        kind: Kind::Choice(choices::<sandbox::Mode>),
+        value: "SANDBOX",
+        help: "What becomes of a system call that a running machine has no use for",
+        example: r#""on""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "user",
+        kind: Kind::Amount,
+        value: "USER",
+        help: "Become this user when all files are open; for root alone",
+        example: r#""nobody""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "chroot",
+        kind: Kind::Path,
+        value: "FOLDER",
+        help: "See no files but those in this folder, which may be empty, when all are open; for root alone",
+        example: r#""/var/empty""#,
+        beside: path_beside,
         ..PLAIN
     },
     Opt {

@@ -30,6 +30,7 @@ use super::state::{DeviceState, MachineState, Phase};
 use super::vcpu::{Mailboxes, Shared, Vcpus};
 use crate::board::site::Built;
 use crate::board::{CharDevice, IrqLine, Lifecycle, Pump};
+use crate::sandbox;
 use crate::sync::lock;
 
 /// How long [`Machine::state`] waits for all vCPUs together.
@@ -254,6 +255,7 @@ impl Machine {
             phase: self.phase(),
             uptime_ms: u64::try_from(self.built.elapsed().as_millis()).unwrap_or(u64::MAX),
             memory_bytes: self.memory_bytes,
+            sandbox: sandbox::status(),
             vcpus: self.vcpus.states(ANSWER),
             devices: self.devices().iter().map(DeviceState::of).collect(),
         }

@@ -11,11 +11,14 @@ use super::signals::Signals;
 use super::vcpu::kick;
 use crate::console::endpoints::{self, Endpoints};
 use crate::outlet::stderr;
+use crate::sandbox::Role;
 
 /// See the [module](self).
 pub struct Lasting {
     pub(super) signals: Rc<Signals>,
     pub(super) ends: Endpoints,
+    /// What the main thread is to the sandbox.
+    pub(super) role: Role,
     /// Readable when lines of our own wait for somebody who reads standard error.
     pub(super) own_lines: RawFd,
     /// When the time limit is over.
@@ -23,8 +26,8 @@ pub struct Lasting {
 }
 
 impl Lasting {
-    /// Takes signals and terminal over. This comes after all that can fail, so that errors are
-    /// printed on a terminal that nobody has changed.
+    /// Takes signals and terminal over, and opens the console. What fails later is said when this is gone, on a
+    /// terminal that is as it was.
     pub(super) fn open(plan: &Plan) -> Result<Self, StartError> {
         let signals = Signals::block().map_err(host("watch for signals"))?;
         kick::install_handler().map_err(host("install a signal handler"))?;
@@ -33,6 +36,10 @@ impl Lasting {
         let now = Instant::now();
         Ok(Lasting {
             signals: Rc::new(signals),
+            role: match plan.config.reboot {
+                true => Role::MainReboot,
+                false => Role::Main,
+            },
             ends: endpoints::open(&plan.config.console)?,
             own_lines,
             deadline: plan.config.time_limit.and_then(|t| now.checked_add(t)),

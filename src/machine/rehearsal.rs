@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::StartError;
-use super::{Machine, Plan};
+use super::{Machine, Plan, host};
 use crate::config::Console;
 use crate::console::{ConsoleError, endpoints};
 use crate::memory::ram;
@@ -24,7 +24,8 @@ use crate::memory::ram;
 pub fn rehearse(plan: &Plan) -> Result<(), StartError> {
     ram::share_heap();
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
-    drop(Machine::build(plan, &memory)?);
+    let kvm = Arc::new(host::open()?);
+    drop(Machine::build(plan, &memory, &kvm)?);
     match &plan.config.console {
         Console::Stdio(_) | Console::None => Ok(()),
         Console::Pty => may(Path::new("/dev/ptmx"), libc::R_OK | libc::W_OK)

@@ -22,6 +22,7 @@ use crate::console::keys::Action;
 use crate::console::{Console, Line};
 use crate::outlet::output::LAST_WORDS;
 use crate::outlet::say;
+use crate::sandbox;
 
 /// How long requests in flight may take to end once the machine has ended, and vCPUs to stop: whatever the
 /// host is doing, the process does not stay for longer.
@@ -66,6 +67,7 @@ impl Machine {
         lasting: &mut Lasting,
         remains: &mut Remains,
     ) -> Result<(Exit, bool), StartError> {
+        let role = lasting.role;
         let mut events: EventLoop = EventLoop::new()?;
         let raw = lasting.ends.raw.clone();
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
@@ -120,6 +122,7 @@ impl Machine {
 
         let mailboxes = parts.vcpus.mailboxes();
         let (threads, mut result) = parts.vcpus.run(&parts.shared);
+        sandbox::enter(role);
         if result.is_err() {
             self.end(Exit::Quit);
         }

@@ -46,6 +46,8 @@ pub struct MachineState {
     pub uptime_ms: u64,
     /// RAM.
     pub memory_bytes: u64,
+    /// What is on of the sandbox.
+    pub sandbox: String,
     /// In the order of their numbers.
     pub vcpus: Vec<VcpuState>,
     /// In the order of the board's list.
@@ -85,6 +87,7 @@ impl fmt::Display for MachineState {
             self.vcpus.len(),
             self.memory_bytes >> 20
         )?;
+        write!(f, "\nsandbox {}", self.sandbox)?;
         for vcpu in &self.vcpus {
             write!(
                 f,

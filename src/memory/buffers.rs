@@ -2,23 +2,29 @@
 //!
 //! A driver names its buffers by guest physical addresses; preadv(2), pwritev(2) and io_uring want
 //! addresses of this process. [`IoBuffers::push`] turns one into the other, and refuses what is not RAM.
-//! Direct I/O wants buffers at multiples of a block's length as well; where the guest's are not, a buffer
-//! of our own goes between ([`IoBuffers::align`]).
+//! Direct I/O wants buffers at multiples of a block's length as well; where the guest's are not, a
+//! [chunk](super::bounce) of our own goes between ([`IoBuffers::align`]), and whoever moves the bytes finds
+//! one window after the other in it.
 
-use std::alloc::{self, Layout};
 use std::io;
 use std::sync::Arc;
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
+use super::bounce::{BouncePool, CHUNK_BYTES, Chunk};
+
 /// Linux's UIO_MAXIOV: the most segments one `preadv(2)` takes.
 pub const MAX_SEGMENTS_PER_CALL: usize = 1024;
+
+/// A list that has been used keeps room for so many segments: what Linux reads ahead is 32 pages. Longer
+/// ones are allocated when they are needed, which is next to nothing beside the bytes that they move.
+pub const KEPT_SEGMENTS: usize = 32;
 
 /// Guest memory ranges, in order, for one transfer.
 ///
 /// Owns a reference to the guest's memory, so the pointers stay mapped as long as it lives, and is
-/// meant to be kept and [cleared](IoBuffers::clear) from request to request, so that no request allocates.
+/// meant to be kept and [cleared](IoBuffers::clear) from request to request, so that few requests allocate.
 pub struct IoBuffers {
     memory: Arc<GuestMemoryMmap>,
     segments: Vec<libc::iovec>,
@@ -29,23 +35,18 @@ pub struct IoBuffers {
     bounce: Option<Bounce>,
 }
 
-/// A buffer of ours that is used instead of guest memory which direct I/O cannot use.
+/// A chunk that is used instead of guest memory which direct I/O cannot use.
 struct Bounce {
-    memory: *mut u8,
-    layout: Layout,
-    /// The guest's segments.
-    original: Vec<libc::iovec>,
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and freed here alone.
-        unsafe { alloc::dealloc(self.memory, self.layout) }
-    }
+    chunk: Chunk,
+    /// What is left of the piece that is in the chunk. The guest's segments are those that follow `next`.
+    window: [libc::iovec; 1],
+    /// The chunk gets what the guest has; else the guest gets what is moved into it.
+    fill: bool,
 }
 
 // SAFETY: the raw pointers in `segments` point into `memory`, which is Send and Sync and which this
-// object keeps mapped; they are only ever handed to the kernel.
+// object keeps mapped, and that of the window into a chunk that it owns; they are only handed to the kernel,
+// and copied from and to by whoever has the object.
 unsafe impl Send for IoBuffers {}
 
 impl IoBuffers {
@@ -61,18 +62,40 @@ impl IoBuffers {
         }
     }
 
-    /// Forgets all ranges, and keeps the allocation for the next ones.
+    /// Forgets all ranges, and keeps a small allocation for the next ones.
     pub fn clear(&mut self) {
         self.segments.clear();
+        if self.segments.capacity() > KEPT_SEGMENTS {
+            self.segments.shrink_to(KEPT_SEGMENTS);
+        }
         self.next = 0;
         self.bytes = 0;
         self.moved = 0;
         self.bounce = None;
     }
 
-    /// The segments that are left to move.
+    /// Makes room for `count` ranges, so that the list is as long as they need and no longer.
+    pub fn reserve(&mut self, count: usize) {
+        if count > KEPT_SEGMENTS {
+            self.segments.reserve_exact(count);
+        } else if self.segments.capacity() == 0 {
+            self.segments.reserve_exact(KEPT_SEGMENTS);
+        }
+    }
+
+    /// The segments that are left to move; those of a piece, where the bytes go through a chunk. After it has
+    /// [moved](IoBuffers::advance) there are more of them, until all bytes have.
     pub fn rest(&self) -> &[libc::iovec] {
-        self.segments.get(self.next..).unwrap_or_default()
+        match &self.bounce {
+            Some(Bounce { window, .. }) if window.iter().all(|w| w.iov_len == 0) => &[],
+            Some(Bounce { window, .. }) => window,
+            None => self.segments.get(self.next..).unwrap_or_default(),
+        }
+    }
+
+    /// How many segments of guest memory there are.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Bytes that have moved.
@@ -80,50 +103,60 @@ impl IoBuffers {
         self.moved
     }
 
-    /// Makes addresses and lengths multiples of `alignment`, a power of two, by a buffer of our
-    /// own where the guest's are not; `fill` copies what the guest has there into it.
+    /// Makes addresses and lengths multiples of `alignment`, a power of two, by a chunk of `pool` where
+    /// the guest's are not. With `fill`, the chunk gets what the guest has there; else the guest gets
+    /// what is moved.
     ///
     /// # Errors
-    /// When there is no memory for it.
-    pub fn align(&mut self, alignment: u32, fill: bool) -> io::Result<()> {
+    /// When the pool has no chunk.
+    pub fn align(
+        &mut self,
+        alignment: u32,
+        fill: bool,
+        pool: Option<&Arc<BouncePool>>,
+    ) -> io::Result<()> {
         let mask = (alignment as usize).saturating_sub(1);
         let aligned = |s: &libc::iovec| (s.iov_base.addr() | s.iov_len) & mask == 0;
-        if self.segments.iter().all(aligned) {
+        if mask == 0 || self.segments.iter().all(aligned) {
             return Ok(());
         }
-        let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let len = usize::try_from(self.bytes).map_err(|_| no_memory())?;
-        let layout = Layout::from_size_align(len, alignment as usize).map_err(|_| no_memory())?;
-        // SAFETY: the length is not 0, or all segments would be aligned.
-        let memory = unsafe { alloc::alloc_zeroed(layout) };
-        if memory.is_null() {
-            return Err(no_memory());
-        }
-        let whole = libc::iovec {
-            iov_base: memory.cast(),
-            iov_len: len,
-        };
-        let bounce = Bounce {
-            memory,
-            layout,
-            original: std::mem::replace(&mut self.segments, vec![whole]),
-        };
-        if fill {
-            // SAFETY: as `copy` wants it; the guest's side is the source.
-            unsafe { bounce.copy(|ours, guest, len| guest.copy_to_nonoverlapping(ours, len)) };
-        }
-        self.bounce = Some(bounce);
+        let chunk = pool
+            .and_then(BouncePool::take)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let window = [libc::iovec {
+            iov_base: chunk.memory().cast(),
+            iov_len: 0,
+        }];
+        self.bounce = Some(Bounce {
+            chunk,
+            window,
+            fill,
+        });
+        self.open_window();
         Ok(())
     }
 
-    /// Ends a use of [`IoBuffers::align`]. With `keep`, what was read is copied to where the guest wants it.
-    pub fn restore(&mut self, keep: bool) {
-        let Some(bounce) = self.bounce.take() else {
+    /// The next piece goes through the chunk, if there is one and something is left.
+    fn open_window(&mut self) {
+        let left = self.bytes.saturating_sub(self.moved);
+        let Some(bounce) = &mut self.bounce else {
             return;
         };
-        if keep {
-            // SAFETY: as `copy` wants it; the guest's side is the destination.
-            unsafe { bounce.copy(|ours, guest, len| guest.copy_from_nonoverlapping(ours, len)) };
+        let len = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        bounce.window = [libc::iovec {
+            iov_base: bounce.chunk.memory().cast(),
+            iov_len: len,
+        }];
+        if bounce.fill {
+            let mut at = bounce.chunk.memory();
+            let rest = self.segments.get(self.next..).unwrap_or_default();
+            for (guest, part) in pieces(rest, len) {
+                // SAFETY: the guest's range was checked when it was pushed and is mapped as long as `self`; the
+                // parts are `len` bytes in all, which is no more than the chunk has. The two are different
+                // mappings.
+                unsafe { guest.copy_to_nonoverlapping(at, part) };
+                at = at.wrapping_add(part);
+            }
         }
     }
 
@@ -172,10 +205,12 @@ impl IoBuffers {
         let later = self.cut(len);
         let (bytes, moved) = (self.bytes, self.moved);
         (self.bytes, self.moved) = (len, 0);
+        self.open_window();
         let result = work(self);
         (self.bytes, self.moved) = (bytes, moved.saturating_add(len));
         self.next = self.segments.len();
         self.segments.extend(later);
+        self.open_window();
         result
     }
 
@@ -216,7 +251,11 @@ impl IoBuffers {
         offset: u64,
         mut transfer: impl FnMut(&[libc::iovec], i64) -> isize,
     ) -> io::Result<()> {
-        while let Some(rest) = self.segments.get(self.next..).filter(|r| !r.is_empty()) {
+        loop {
+            let rest = self.rest();
+            if rest.is_empty() {
+                return Ok(());
+            }
             let batch = rest.get(..MAX_SEGMENTS_PER_CALL).unwrap_or(rest);
             let at = i64::try_from(offset.saturating_add(self.moved))
                 .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
@@ -233,11 +272,41 @@ impl IoBuffers {
                 }
             }
         }
-        Ok(())
     }
 
-    /// Marks the next `count` bytes as moved.
-    pub(crate) fn advance(&mut self, mut count: usize) {
+    /// Marks the next `count` bytes as moved. Those that were read into a chunk are copied to where the guest
+    /// wants them.
+    pub(crate) fn advance(&mut self, count: usize) {
+        let Some(Bounce {
+            window: [window],
+            fill,
+            ..
+        }) = &mut self.bounce
+        else {
+            return self.skip(count);
+        };
+        let count = count.min(window.iov_len);
+        let mut at: *mut u8 = window.iov_base.cast();
+        window.iov_base = window.iov_base.wrapping_byte_add(count);
+        window.iov_len = window.iov_len.saturating_sub(count);
+        let (is_done, fill) = (window.iov_len == 0, *fill);
+        if !fill {
+            let rest = self.segments.get(self.next..).unwrap_or_default();
+            for (guest, part) in pieces(rest, count) {
+                // SAFETY: as in `open_window`, and the other way round: `count` is no more than is left of the
+                // window.
+                unsafe { guest.copy_from_nonoverlapping(at, part) };
+                at = at.wrapping_add(part);
+            }
+        }
+        self.skip(count);
+        if is_done {
+            self.open_window();
+        }
+    }
+
+    /// Leaves the next `count` bytes of the segments behind.
+    fn skip(&mut self, mut count: usize) {
         self.moved = self.moved.saturating_add(count as u64);
         while let Some(segment) = self.segments.get_mut(self.next) {
             if count < segment.iov_len {
@@ -258,150 +327,15 @@ fn segment<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> libc::iovec {
     }
 }
 
-impl Bounce {
-    /// Calls `copy` for each piece: our address, the guest's, the length.
-    ///
-    /// # Safety
-    /// The guest's memory is still mapped, and `copy` touches no more than the lengths.
-    unsafe fn copy(&self, mut copy: impl FnMut(*mut u8, *mut u8, usize)) {
-        let mut at = 0usize;
-        for segment in &self.original {
-            // The segments' lengths add up to the layout's size.
-            copy(
-                self.memory.wrapping_add(at),
-                segment.iov_base.cast(),
-                segment.iov_len,
-            );
-            at = at.saturating_add(segment.iov_len);
-        }
-    }
+/// The first `len` bytes of `segments`: address and length of each piece.
+fn pieces(segments: &[libc::iovec], len: usize) -> impl Iterator<Item = (*mut u8, usize)> {
+    segments.iter().scan(len, |left, segment| {
+        let part = segment.iov_len.min(*left);
+        *left = left.saturating_sub(part);
+        (part > 0).then_some((segment.iov_base.cast(), part))
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use vm_memory::Bytes;
-
-    fn memory() -> Arc<GuestMemoryMmap> {
-        Arc::new(
-            GuestMemoryMmap::from_ranges(&[
-                (GuestAddress(0), 0x1000),
-                (GuestAddress(0x1000), 0x1000),
-                (GuestAddress(0x10000), 0x1000),
-            ])
-            .unwrap(),
-        )
-    }
-
-    #[test]
-    fn ranges_outside_of_ram_are_refused_whole() {
-        let mut buffers = IoBuffers::new(memory());
-        assert!(!buffers.push(GuestAddress(0x1800), 0x1000));
-        assert!(!buffers.push(GuestAddress(u64::MAX), 2));
-        assert!(buffers.is_empty());
-        assert!(buffers.segments.is_empty());
-        assert!(
-            buffers.push(GuestAddress(0x800), 0x1000),
-            "two regions in a row"
-        );
-        assert_eq!(buffers.len(), 0x1000);
-    }
-
-    #[test]
-    fn short_transfers_are_continued_where_they_stopped() {
-        let mut buffers = IoBuffers::new(memory());
-        assert!(buffers.push(GuestAddress(0), 10));
-        assert!(buffers.push(GuestAddress(0x10000), 10));
-        let mut seen = Vec::new();
-        buffers
-            .drive(100, |segments, at| {
-                let left: usize = segments.iter().map(|s| s.iov_len).sum();
-                seen.push((at, left));
-                left.min(7) as isize
-            })
-            .unwrap();
-        assert_eq!(seen, [(100, 20), (107, 13), (114, 6)]);
-
-        buffers.clear();
-        assert!(buffers.push(GuestAddress(0), 10));
-        buffers.advance(4);
-        buffers
-            .drive(100, |segments, at| {
-                assert_eq!((at, segments[0].iov_len), (104, 6), "the rest alone");
-                6
-            })
-            .unwrap();
-    }
-
-    #[test]
-    fn parts_are_the_bytes_in_order_wherever_they_are_cut() {
-        let lens = [10u32, 5, 1, 20];
-        for cuts in [
-            vec![36],
-            vec![10, 26],
-            vec![3, 4, 20, 9],
-            vec![15, 1, 19, 1],
-        ] {
-            let mut buffers = IoBuffers::new(memory());
-            for (at, len) in lens.into_iter().enumerate() {
-                assert!(buffers.push(GuestAddress(at as u64 * 0x100), len));
-            }
-            let bytes = |segments: &[libc::iovec]| -> Vec<usize> {
-                let each =
-                    |s: &libc::iovec| (0..s.iov_len).map(|n| s.iov_base.addr() + n).collect();
-                segments
-                    .iter()
-                    .flat_map(|s| -> Vec<usize> { each(s) })
-                    .collect()
-            };
-            let (all, mut seen) = (bytes(buffers.rest()), Vec::new());
-            for cut in &cuts {
-                let part = |part: &mut IoBuffers| {
-                    assert_eq!((part.len(), part.moved()), (*cut, 0));
-                    assert!(part.rest().iter().all(|s| s.iov_len > 0));
-                    seen.extend(bytes(part.rest()));
-                    part.drive(0, |segments, _| bytes(segments).len() as isize)
-                };
-                buffers.part(*cut, part).unwrap();
-            }
-            assert_eq!(seen, all, "{cuts:?}");
-            assert_eq!((buffers.len(), buffers.moved()), (36, 36));
-            assert!(buffers.rest().is_empty());
-        }
-    }
-
-    #[test]
-    fn what_direct_io_cannot_use_is_copied() {
-        let memory = memory();
-        let mut buffers = IoBuffers::new(memory.clone());
-        memory.write_slice(b"abcdef", GuestAddress(0x801)).unwrap();
-        assert!(buffers.push(GuestAddress(0x801), 3));
-        assert!(buffers.push(GuestAddress(0x804), 509));
-        buffers.align(512, true).unwrap();
-        let [one] = buffers.rest() else {
-            panic!("one buffer")
-        };
-        assert_eq!((one.iov_base.addr() % 512, one.iov_len), (0, 512));
-        // SAFETY: our own buffer of 512 bytes.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(one.iov_base.cast::<u8>(), 512) };
-        assert_eq!(&bytes[..6], b"abcdef");
-        bytes[1..4].copy_from_slice(b"XYZ");
-        buffers.restore(true);
-        let mut back = [0; 6];
-        memory.read_slice(&mut back, GuestAddress(0x801)).unwrap();
-        assert_eq!(&back, b"aXYZef");
-
-        buffers.clear();
-        assert!(buffers.push(GuestAddress(0x800), 512));
-        buffers.align(512, true).unwrap();
-        assert!(buffers.bounce.is_none(), "already as it should be");
-    }
-
-    #[test]
-    fn an_end_of_file_is_an_error_and_not_a_loop() {
-        let mut buffers = IoBuffers::new(memory());
-        assert!(buffers.push(GuestAddress(0), 10));
-        let error = buffers.drive(0, |_, _| 0).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-    }
-}
+#[path = "buffers_tests.rs"]
+mod tests;

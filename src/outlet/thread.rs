@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::keeper::Keeper;
 use crate::error::io_reason;
 use crate::limits;
+use crate::sandbox::{self, Role};
 
 /// The name of the thread that writes standard error, where that is a file.
 pub const STDERR: &str = "stderr";
@@ -48,7 +49,8 @@ impl Writer {
         never_block(&pipe)?;
         let (at_work, done) = channel();
         limits::spawn(name.into(), move || {
-            write_all(reader, file, complains, at_work)
+            sandbox::enter(Role::ConsoleFile);
+            write_all(reader, file, complains, at_work);
         })?;
         Ok(Writer {
             pipe: Some(pipe),
@@ -107,7 +109,10 @@ pub fn reader(name: &str, file: File) -> io::Result<File> {
     never_block(&pipe)?;
     // SAFETY: takes a descriptor and a number alone. Should it fail, more is read ahead.
     unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, INPUT_AHEAD) };
-    limits::spawn(name.into(), move || read_all(file, writer))?;
+    limits::spawn(name.into(), move || {
+        sandbox::enter(Role::ConsoleFile);
+        read_all(file, writer);
+    })?;
     Ok(pipe)
 }
 

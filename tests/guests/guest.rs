@@ -11,6 +11,7 @@ mod attack;
 mod bench;
 mod block;
 mod entry;
+mod greed;
 mod io;
 mod pause;
 mod snapshot;
@@ -114,6 +115,9 @@ extern "C" fn main() -> ! {
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
         b"stuck" => block::stuck(),
+        b"greed" => greed::disks(),
+        b"secret" => greed::secret(),
+        b"greed-small" => greed::small(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),

@@ -33,6 +33,7 @@ use super::queue_io::{Company, QueueIo};
 use crate::board::{Pump, Server};
 use crate::limits;
 use crate::machine::error::{StartError, host};
+use crate::sandbox::{self, Role};
 use crate::sync::lock;
 
 /// What is done with a device at the end, by the last of its threads.
@@ -132,6 +133,7 @@ impl IoThreads {
         device.threads.fetch_add(1, Ordering::SeqCst);
         let (stop, at_work) = (self.stop.clone(), self.at_work.clone());
         let body = move || {
+            sandbox::enter(Role::Io);
             if let Err(error) = run(&stop, &mut events) {
                 log::error!("an I/O thread serves no more: {error}");
             }

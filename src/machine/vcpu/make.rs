@@ -29,6 +29,7 @@ use crate::boot::Protocol;
 use crate::limits;
 use crate::machine::error::{StartError, call, host};
 use crate::machine::signals;
+use crate::sandbox::{self, Role};
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -115,6 +116,7 @@ impl VcpuMaker {
                     return;
                 }
             };
+            sandbox::enter(Role::Vcpu);
             // Without an answer the machine has been given up.
             if let Ok(shared) = get_run.recv() {
                 first.run(shared);
@@ -164,7 +166,10 @@ impl Vcpus {
         let mut threads = Vec::new();
         for vcpu in self.others.vcpus {
             let shared = shared.clone();
-            match limits::spawn(name(vcpu.index), move || vcpu.run(shared)) {
+            match limits::spawn(name(vcpu.index), move || {
+                sandbox::enter(Role::Vcpu);
+                vcpu.run(shared);
+            }) {
                 Ok(thread) => threads.push(thread),
                 // The first one's thread ends as nothing comes to run.
                 Err(error) => return (threads, Err(host("start a vCPU thread")(error))),

@@ -95,7 +95,7 @@ impl Model for BlockModel {
             let event = Arc::new(event_fd()?);
             Ok(MadeQueue {
                 size: QUEUE_SIZE,
-                handler: Box::new(Requests::new(disk.clone(), &event)),
+                handler: Box::new(Requests::new(disk.clone(), &event)?),
                 event: Some(event),
                 limited: disk.limiter.is_some(),
                 // The host's storage may keep any request waiting, for as long as it likes.
