@@ -8,22 +8,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bantam::disk_image::info;
 use bantam::disk_image::resize::{Length, resize};
-use bantam::memory::IoBuffers;
-use bantam::storage::image::Image;
-use bantam::storage::qcow2::{Qcow2, manage};
-use bantam::storage::{Access, Format, Work};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use bantam::storage::qcow2::{Qcow2, Refusal, Spot, Surroundings, manage};
+use bantam::storage::{Access, Format, OpenError, Work};
 
 use crate::world::{file_of, path_of};
 
 const SECTOR: u64 = 512;
-/// Guest RAM: buffers of one request.
-const RAM: usize = 0x2_0000;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -170,10 +164,30 @@ fn made(cluster: usize, len: u64) -> File {
     })
 }
 
+/// An image of this target rests on no other.
+struct Nothing;
+
+impl Surroundings for Nothing {
+    fn warn(&mut self, _text: String) {}
+
+    fn below(&mut self, name: &str, _: Option<&str>) -> Result<(File, Format), OpenError> {
+        Err(OpenError::Rests {
+            path: "disk".into(),
+            name: name.into(),
+        })
+    }
+}
+
+fn why(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Damaged(damaged) => damaged.reason,
+        Refusal::Below(error) => error.to_string(),
+    }
+}
+
 struct Bench {
     file: File,
     image: Option<Qcow2>,
-    memory: Arc<GuestMemoryMmap>,
     read_only: bool,
     /// What the disk holds, as long as that is known.
     model: Option<Vec<u8>>,
@@ -188,12 +202,29 @@ impl Bench {
             ..Access::default()
         };
         let file = self.file.try_clone().expect("a descriptor");
-        match Qcow2::open(file, &path_of(&self.file), access) {
+        match Qcow2::open(file, access, &mut Nothing) {
             Ok(image) => self.image = Some(image),
-            Err(error) => assert!(self.model.is_none(), "in order, it is refused: {error}"),
+            Err(refusal) => assert!(self.model.is_none(), "in order, it is refused: {}", why(refusal)),
         }
         if let (Some(image), Some(model)) = (&self.image, &self.model) {
             assert_eq!(image.len(), model.len() as u64);
+        }
+    }
+
+    /// Where the image says that bytes of the disk are, there they are: the VMM goes to the file itself by that.
+    fn places(&self, offset: u64, len: u64) {
+        let (Some(image), Some(model)) = (&self.image, &self.model) else {
+            return;
+        };
+        for extent in image.extents(offset, offset + len, 32) {
+            let end = (extent.disk + extent.len).min(offset + len);
+            let wanted = &model[extent.disk as usize..end as usize];
+            let mut bytes = vec![0; wanted.len()];
+            if let Spot::At { file, offset, .. } = extent.spot {
+                assert_eq!(file, 0, "it rests on nothing");
+                self.file.read_exact_at(&mut bytes, offset).expect("it is in the file");
+            }
+            assert!(bytes == wanted, "{extent:?} has other bytes");
         }
     }
 
@@ -208,26 +239,27 @@ impl Bench {
         (sectors > 0).then_some((at * SECTOR, sectors * SECTOR))
     }
 
-    /// Does the work; whether it was done.
-    fn work(&mut self, work: Work, len: u64) -> bool {
-        let Some(image) = &self.image else {
-            return false;
+    /// Does the work, with `bytes` to be written or `len` to be read; what was read, if it was done.
+    fn work(&mut self, work: Work, len: u64, bytes: &[u8]) -> Option<Vec<u8>> {
+        let image = self.image.as_ref()?;
+        let mut data = vec![0; len as usize];
+        let done = match work {
+            Work::Read { offset } => image.read(&mut data, offset),
+            Work::Write { offset, durable } => image.write(bytes, offset).and_then(|()| match durable {
+                true => image.flush(),
+                false => Ok(()),
+            }),
+            Work::Flush => image.flush(),
+            Work::Discard { offset, len } => image.discard(offset, len),
+            Work::Zero { offset, len, unmap } => image.zero(offset, len, unmap),
         };
-        let mut buffers = IoBuffers::new(self.memory.clone());
-        if len > 0 {
-            // In two pieces that are no multiples of anything.
-            let first = (len as u32 / 3).max(1);
-            assert!(buffers.push(GuestAddress(0x33), first));
-            assert!(buffers.push(GuestAddress(0x33 + u64::from(first)), len as u32 - first));
-        }
-        let done = image.run(work, &mut buffers);
         if let Err(error) = &done {
             assert!(
                 self.model.is_none(),
                 "in order, it fails: {work:?}: {error}"
             );
         }
-        done.is_ok()
+        done.is_ok().then_some(data)
     }
 
     fn act(&mut self, op: &Op) {
@@ -236,15 +268,12 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(Work::Read { offset }, len)
+                if let Some(bytes) = self.work(Work::Read { offset }, len, &[])
                     && let Some(model) = &self.model
                 {
-                    let mut bytes = vec![0; len as usize];
-                    self.memory
-                        .read_slice(&mut bytes, GuestAddress(0x33))
-                        .expect("RAM");
                     let wanted = &model[offset as usize..(offset + len) as usize];
                     assert!(bytes == wanted, "what is read was written: {op:?}");
+                    self.places(offset, len);
                 }
             }
             Op::Write {
@@ -259,16 +288,8 @@ impl Bench {
                 let bytes: Vec<u8> = (0..len)
                     .map(|i| fill.wrapping_add((i / 100) as u8))
                     .collect();
-                self.memory
-                    .write_slice(&bytes, GuestAddress(0x33))
-                    .expect("RAM");
-                if self.work(
-                    Work::Write {
-                        offset,
-                        durable: *durable,
-                    },
-                    len,
-                ) {
+                let durable = *durable;
+                if self.work(Work::Write { offset, durable }, 0, &bytes).is_some() {
                     self.put(offset, &bytes);
                 }
             }
@@ -276,14 +297,8 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(
-                    Work::Zero {
-                        offset,
-                        len,
-                        unmap: *unmap,
-                    },
-                    0,
-                ) {
+                let unmap = *unmap;
+                if self.work(Work::Zero { offset, len, unmap }, 0, &[]).is_some() {
                     self.put(offset, &vec![0; len as usize]);
                 }
             }
@@ -291,16 +306,16 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(Work::Discard { offset, len }, 0) {
+                if self.work(Work::Discard { offset, len }, 0, &[]).is_some() {
                     self.discarded(offset, len);
                 }
             }
             Op::Flush if !self.read_only => {
-                self.work(Work::Flush, 0);
+                self.work(Work::Flush, 0, &[]);
             }
             Op::Reopen => {
                 if !self.read_only {
-                    self.work(Work::Flush, 0);
+                    self.work(Work::Flush, 0, &[]);
                 }
                 self.open();
             }
@@ -318,13 +333,9 @@ impl Bench {
     /// What was discarded is as it was, or zeros.
     fn discarded(&mut self, offset: u64, len: u64) {
         for offset in (offset..offset + len).step_by(SECTOR as usize) {
-            if self.model.is_none() || !self.work(Work::Read { offset }, SECTOR) {
+            let Some(bytes) = self.work(Work::Read { offset }, SECTOR, &[]) else {
                 return;
-            }
-            let mut bytes = vec![0; SECTOR as usize];
-            self.memory
-                .read_slice(&mut bytes, GuestAddress(0x33))
-                .expect("RAM");
+            };
             let Some(model) = &self.model else { return };
             let before = &model[offset as usize..][..bytes.len()];
             assert!(bytes.iter().all(|byte| *byte == 0) || bytes == before);
@@ -333,7 +344,7 @@ impl Bench {
     }
 
     fn resize(&mut self, sectors: u64) {
-        self.work(Work::Flush, 0);
+        self.work(Work::Flush, 0, &[]);
         self.image = None;
         let len = sectors * SECTOR;
         let done = resize(
@@ -380,11 +391,9 @@ pub fn play(data: &[u8]) -> Option<File> {
     let input = Input::arbitrary_take_rest(Unstructured::new(data)).ok()?;
     let cluster = 512 << [0, 0, 1, 3, 7][usize::from(input.cluster) % 5];
     let sectors = u64::from(input.sectors % 1024) + 1;
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).expect("guest RAM");
     let mut bench = Bench {
         file: made(cluster, sectors * SECTOR),
         image: None,
-        memory: Arc::new(memory),
         read_only: false,
         model: Some(vec![0; (sectors * SECTOR) as usize]),
     };
@@ -392,7 +401,7 @@ pub fn play(data: &[u8]) -> Option<File> {
     for op in input.first.iter().take(20) {
         bench.act(op);
     }
-    bench.work(Work::Flush, 0);
+    bench.work(Work::Flush, 0, &[]);
     bench.image = None;
     for patch in input.patches.iter().take(8) {
         bench.patch(patch, cluster as u64);
