@@ -6,6 +6,7 @@
 //! Without a limit, a thread is started as everywhere.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
@@ -26,7 +27,50 @@ pub fn address_space() -> Option<u64> {
     (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// Starts a thread of this name.
+/// Signals by which somebody asks something of the process: the main thread answers them. The kernel gives a
+/// signal to any thread that does not block it, and SIGTERM for one of the others would end the process on the
+/// spot. (The signal that has a vCPU leave KVM_RUN is not among them.)
+const ASKED_OF_THE_PROCESS: [libc::c_int; 8] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGCONT,
+    libc::SIGWINCH,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// These signals are blocked in this thread, and so in all that it starts, until this is dropped.
+struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    fn now() -> Self {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset fills the set before anything reads it, and pthread_sigmask, which fails for
+        // no valid arguments, the other.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in ASKED_OF_THE_PROCESS {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+            Blocked(before.assume_init())
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is one that was in force before.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Starts a thread of this name. It is given no signal by which something is asked of the process.
 ///
 /// # Errors
 /// When the host allows no more of them, or there is no room for it.
@@ -34,6 +78,7 @@ pub fn spawn<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
+    let _inherited = Blocked::now();
     let builder = Builder::new().name(name);
     if address_space().is_none() {
         return builder.spawn(body);
@@ -88,5 +133,21 @@ mod tests {
         let thread = super::spawn("x".into(), || 7).unwrap();
         assert_eq!(thread.join().unwrap(), 7);
         assert!(super::room_for_a_thread().is_ok());
+    }
+
+    #[test]
+    fn a_thread_is_given_no_signal_that_asks_something_of_the_process() {
+        let mask = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+        };
+        let before = mask();
+        let theirs = super::spawn("x".into(), mask).unwrap().join().unwrap();
+        for signal in super::ASKED_OF_THE_PROCESS {
+            assert_ne!(theirs & 1 << (signal - 1), 0, "{signal}");
+        }
+        assert_eq!(theirs & 1 << (libc::SIGRTMIN() - 1), 0, "the kick");
+        assert_eq!(mask(), before, "and nothing has changed here");
     }
 }

@@ -1,7 +1,7 @@
 //! The host's storage, or whoever reads what is printed, does not answer: a machine can still be paused, resumed
 //! and ended, and the end comes in time.
 //!
-//! A file system that is frozen (fsfreeze(8)) keeps whoever writes to it waiting in the kernel, where not even
+//! A file system that is frozen (fsfreeze(8) is the command for it) keeps whoever writes to it waiting in the kernel, where not even
 //! SIGKILL ends it. So the process of a machine that has ended stays as a zombie until the file system answers
 //! again; that is the kernel's doing. What can be seen before is that the main thread is gone, and what was said.
 
@@ -23,11 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() {
     let no_kvm = common::kvm().err();
-    let no_mount = match Mount::new() {
-        Err(why) => Some(why),
-        Ok(_) if !common::has_program("fsfreeze") => Some("fsfreeze is not installed".into()),
-        Ok(_) => None,
-    };
+    let no_mount = Mount::new().err();
     let missing = no_kvm.as_deref().or(no_mount.as_deref());
     let kinds = [
         ("raw", "raw", ""),
@@ -152,11 +148,6 @@ impl Running {
         wait_for(words, || self.said().contains(words), || self.said());
     }
 
-    /// The threads, by name and state (proc_pid_stat(5)); the main thread has the process's name.
-    fn threads(&self) -> Vec<(String, char)> {
-        threads(self.child.id())
-    }
-
     /// Waits until one of its threads is in a call of the kernel that nothing interrupts, and stays there.
     #[track_caller]
     fn expect_stuck(&self) {
@@ -167,14 +158,10 @@ impl Running {
     /// the last of its threads comes out of the kernel.
     #[track_caller]
     fn expect_gone(&self) {
-        let zombie = || {
-            self.threads()
-                .first()
-                .is_none_or(|(_, state)| *state == 'Z')
-        };
-        wait_for("end", zombie, || {
-            format!("{:?} {}", self.threads(), self.said())
-        });
+        let pid = self.child.id();
+        let zombie = || thread(pid, pid).is_none_or(|(_, state)| state == 'Z');
+        let seen = || format!("{:?} {}", threads(pid), self.said());
+        wait_for("end", zombie, seen);
     }
 
     #[track_caller]
@@ -203,21 +190,19 @@ fn wait_for(what: &str, there: impl Fn() -> bool, seen: impl Fn() -> String) {
     }
 }
 
+/// Name and state of a thread (proc_pid_stat(5)); the main thread has the number of its process.
+fn thread(pid: u32, number: u32) -> Option<(String, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{number}/stat")).ok()?;
+    let (name, rest) = stat.rsplit_once(") ")?;
+    let (_, name) = name.split_once('(')?;
+    Some((name.to_owned(), rest.chars().next()?))
+}
+
 fn threads(pid: u32) -> Vec<(String, char)> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    let mut numbers: Vec<u32> = tasks
-        .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    numbers.sort_unstable();
-    let stat = |number| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{number}/stat")).ok()?;
-        let (name, rest) = stat.rsplit_once(") ")?;
-        let (_, name) = name.split_once('(')?;
-        Some((name.to_owned(), rest.chars().next()?))
-    };
-    numbers.into_iter().filter_map(stat).collect()
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let numbers = tasks.into_iter().flatten();
+    let numbers = numbers.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter_map(|number| thread(pid, number)).collect()
 }
 
 #[track_caller]

@@ -1,4 +1,4 @@
-//! The console on a real pseudo-terminal: keys typed, settings given back, whatever ends it.
+//! The console on a real pseudo-terminal: keys typed, settings given back, whatever ends it. And on files.
 
 mod common;
 
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use common::pty::Session;
 use common::trials::{each, exit_after, trials};
-use common::{bantam, guest};
+use common::{TempFile, bantam, guest, run};
 
 fn main() {
     let missing = common::kvm().err();
     let missing = missing.as_deref();
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 9] = [
         ("keys_reach_the_guest_one_by_one", keys),
         ("ctrl_a_x_ends_the_machine", quit),
         (
@@ -25,6 +25,11 @@ fn main() {
         ("a_long_paste_arrives_whole", paste),
         ("ctrl_c_goes_to_the_guest", ctrl_c),
         ("the_pty_console_can_be_opened_by_its_name", pty_console),
+        (
+            "a_console_file_with_a_maximum_keeps_the_last_of_the_output",
+            file_with_maximum,
+        ),
+        ("input_and_output_may_be_files", files),
     ];
     let mut trials = trials(missing, tests);
     let ends = [
@@ -191,4 +196,65 @@ fn pty_console() {
     console.write_all(b"q").unwrap();
     let status = common::wait(&mut child, Duration::from_secs(15)).expect("it ends");
     status.is(0);
+}
+
+fn file_with_maximum() {
+    let log = TempFile::new("a,b.log", b"of another machine\n");
+    let old = format!("{}.1", log.str());
+    let elf = guest::elf().to_str().unwrap();
+    let console = format!("file={},max=20K", log.str().replace(',', ",,"));
+    let flood = ["run", elf, "--append", "do=flood", "--time-limit", "60s"];
+    let outcome = run(&[&flood[..], &["--console", &console]].concat());
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    // 4096 numbered lines, 200 KiB.
+    let (new, old) = (
+        std::fs::read_to_string(log.path()).unwrap(),
+        std::fs::read_to_string(old).unwrap(),
+    );
+    for text in [&new, &old] {
+        assert!((1..=20 << 10).contains(&text.len()), "{}", text.len());
+    }
+    let kept = format!("{old}{new}");
+    // The first may be cut.
+    let whole = |line: &&str| line.starts_with("flood 0x") && line.matches('.').count() == 39;
+    let numbers: Vec<u64> = kept
+        .lines()
+        .filter(whole)
+        .map(|line| u64::from_str_radix(line[8..].trim_end_matches('.'), 16).unwrap())
+        .collect();
+    let first = numbers[0];
+    assert!(numbers.iter().copied().eq(first..4096), "{numbers:?}");
+    assert!(numbers.len() > 300, "{}", numbers.len());
+
+    let fifo = TempFile::on_disk("fifo");
+    let made = Command::new("mkfifo").arg(fifo.path()).status().unwrap();
+    assert!(made.success());
+    let console = format!("file={},max=20K", fifo.str());
+    for more in [&[][..], &["--dry-run"]] {
+        let outcome = run(&[&flood[..], &["--console", &console], more].concat());
+        assert_eq!(outcome.code(), 3, "{outcome:?}");
+        assert!(outcome.stderr.contains("begun again"), "{outcome:?}");
+    }
+}
+
+/// More than waits in a pipe, in both directions.
+fn files() {
+    let text: String = (0..12_000).map(|line| format!("{line:06} ")).collect();
+    let input = TempFile::new("input", format!("{text}q").as_bytes());
+    let output = TempFile::new("output", b"");
+    let lines = TempFile::new("lines", b"");
+    let mut child = Command::new(bantam())
+        .args(["run", guest::elf().to_str().unwrap(), "-v"])
+        .args(["--append", "do=echo", "--time-limit", "120s"])
+        .stdin(File::open(input.path()).unwrap())
+        .stdout(File::create(output.path()).unwrap())
+        .stderr(File::create(lines.path()).unwrap())
+        .spawn()
+        .unwrap();
+    let status = common::wait(&mut child, Duration::from_secs(150)).expect("it ends");
+    status.is(0);
+    let seen = std::fs::read_to_string(output.path()).unwrap();
+    assert_eq!(seen, format!("echo\n{text}"));
+    let said = std::fs::read_to_string(lines.path()).unwrap();
+    assert_eq!(said, "bantam: info: the guest powered off\n");
 }

@@ -3,7 +3,7 @@
 //! What users of QEMU and docker type from habit gets an answer: [`habits`] is the table, `words`
 //! finds them among the arguments.
 
-mod args;
+pub mod args;
 mod check;
 mod habit_values;
 pub mod habits;
@@ -11,7 +11,7 @@ mod image;
 mod inspect;
 mod print;
 mod run;
-mod words;
+pub mod words;
 
 use std::ffi::OsString;
 

@@ -9,6 +9,7 @@ use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
 use crate::error::{ExitStatus, Failure, escaped, without_errno};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session, signals};
+use crate::memory::ram;
 use crate::outlet::{say, stderr};
 use crate::sandbox::{self, Mode, privileges};
 
@@ -43,6 +44,8 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
     for disk in &mut config.disks {
         disk.access.look_only = args.dry_run;
     }
+    // With a heap for each thread, glibc would look at files of the host's at times, also from within the sandbox.
+    ram::share_heap();
     let plan = Plan::new(config).map_err(|error| Failure::new(error.status(), &error))?;
     let start = |error: StartError| Failure::new(ExitStatus::Start, &error);
     if args.dry_run {

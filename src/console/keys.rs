@@ -43,7 +43,7 @@ impl Keys {
             b'c' | b'C' => Err(Action::State),
             b'p' | b'P' => Err(Action::Pause),
             b'h' | b'H' | b'?' => Err(Action::Help),
-            b'a' | PREFIX => Ok(Some(PREFIX)),
+            b'a' | b'A' | PREFIX => Ok(Some(PREFIX)),
             _ => Ok(None),
         }
     }
@@ -79,6 +79,11 @@ mod tests {
     #[test]
     fn ctrl_a_can_be_sent() {
         assert_eq!(type_in(b"\x01a\x01\x01x"), (b"\x01\x01x".to_vec(), vec![]));
+        assert_eq!(
+            type_in(b"\x01A"),
+            (b"\x01".to_vec(), vec![]),
+            "as with the other letters"
+        );
     }
 
     #[test]

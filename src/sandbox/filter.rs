@@ -353,7 +353,6 @@ mod tests {
                 Sysno::creat,
                 Sysno::socket,
                 Sysno::connect,
-                Sysno::sendmsg,
                 Sysno::execve,
                 Sysno::execveat,
                 Sysno::fork,

@@ -173,13 +173,24 @@ pub fn become_user(user: &str, ids: Ids) -> Result<(), PrivilegeError> {
         user: uid,
         group: gid,
     } = ids;
-    // In this order: each takes a right away that the ones before it need. Where it is done already, nothing is.
-    // SAFETY: no groups, so no pointer is read.
+    let mut parents_end: libc::c_int = 0;
+    // In this order: each takes a right away that the ones before it need. Where it is done already, nothing is. A new
+    // user also makes the kernel forget which signal comes when the parent ends (PR_SET_PDEATHSIG(2const)), by which a
+    // process of ours does not outlive this one.
+    // SAFETY: the first call fills a number; there are no groups, so no other pointer is read.
     let done = unsafe {
+        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut parents_end);
         libc::geteuid() == uid
             || libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
                 && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
                 && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+                && libc::prctl(
+                    libc::PR_SET_PDEATHSIG,
+                    libc::c_ulong::from(parents_end.unsigned_abs()),
+                    0,
+                    0,
+                    0,
+                ) == 0
     };
     match done {
         true => Ok(()),
@@ -361,10 +372,8 @@ mod tests {
             let ids = look_up("65534").unwrap();
             become_user("65534", ids).unwrap();
             // SAFETY: no pointers.
-            assert_eq!(
-                unsafe { (libc::getuid(), libc::geteuid(), libc::setuid(0)) },
-                (65534, 65534, -1)
-            );
+            let ids = unsafe { (libc::getuid(), libc::geteuid(), libc::setuid(0)) };
+            assert_eq!(ids, (65534, 65534, -1));
             assert!(matches!(look_up("0"), Err(PrivilegeError::NotRoot { .. })));
         });
     }

@@ -172,6 +172,11 @@ pub const TABLE: &[Row] = &[
         "event fds, timers, the terminal, standard input",
     ),
     row(Sysno::write, ALL, "event fds, the console, messages"),
+    row(
+        Sysno::writev,
+        ALL,
+        "what the C library says before it ends the program",
+    ),
     row(Sysno::close, ALL, "the end of what a thread holds"),
     row(Sysno::preadv, DISK, "reads of disks"),
     row(Sysno::pwritev, DISK, "writes of disks"),

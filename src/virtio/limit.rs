@@ -163,4 +163,36 @@ mod tests {
         assert!(wait > Duration::from_secs(31) && wait < Duration::from_secs(33));
         assert!(limiter.ready(now + wait).is_ok());
     }
+
+    proptest::proptest! {
+        /// Whatever is asked when: what has begun is no more than a full bucket, the rate times the time, and the
+        /// one request that may leave a debt.
+        #[test]
+        fn no_more_begins_than_the_rate_allows(
+            rate in 1u64..1 << 40,
+            asked in proptest::collection::vec((0u64..1 << 36, 0u64..2_000_000_000), 1..60),
+        ) {
+            let limiter = Limiter::new(None, Some(rate)).unwrap();
+            let start = Instant::now();
+            let (mut now, mut begun, mut last) = (start, 0.0, 0.0);
+            for (len, nanos) in asked {
+                now += Duration::from_nanos(nanos);
+                match limiter.ready(now) {
+                    Ok(()) => {
+                        limiter.take(len);
+                        last = len as f64;
+                        begun += last;
+                    }
+                    Err(wait) => {
+                        proptest::prop_assert!(wait > Duration::ZERO);
+                        proptest::prop_assert!(wait <= Duration::from_secs(3601));
+                    }
+                }
+                let full = (rate as f64 * BURST.as_secs_f64()).max(1.0);
+                let most = full + rate as f64 * (now - start).as_secs_f64() + last;
+                // The sums are of numbers with 53 bits.
+                proptest::prop_assert!(begun <= most * (1.0 + 1e-9) + 1.0, "{begun} of {most}");
+            }
+        }
+    }
 }

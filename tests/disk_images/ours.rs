@@ -46,6 +46,10 @@ pub fn writes() {
                     }
                 }
             }
+            // Longer than what imago gets at a time.
+            let long: Vec<u8> = (0..(3u32 << 20) + 512).map(|n| (n % 251) as u8).collect();
+            guest.write(1536, &long);
+            wanted[1536..][..long.len()].copy_from_slice(&long);
             guest.run(Work::Flush);
             assert!(guest.read(0, LEN) == wanted, "clusters of {cluster}");
         }

@@ -151,7 +151,7 @@ impl Vcpu {
                 return Next::End(shared.reset.exit("KVM system event"));
             }
             Ok(VcpuExit::SystemEvent(kind, _)) => Cause::SystemEvent(kind),
-            Ok(other) => Cause::Unexpected(format!("{other:?}")),
+            Ok(other) => Cause::Unexpected(name_of(&other)),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 self.fd.set_kvm_immediate_exit(0);
                 // The next thing is a look at the mailbox's `attention`, and it must come after the
@@ -258,4 +258,23 @@ fn internal_error(run: &kvm_run) -> Cause {
         }
     }
     Cause::InternalError(failure.suberror, code)
+}
+
+/// What an exit is called, without what is in it, which is the guest's.
+fn name_of(exit: &VcpuExit<'_>) -> String {
+    let text = format!("{exit:?}");
+    let name = text.split(['(', ' ', '{']).next();
+    name.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_is_named_without_the_bytes_of_the_guest() {
+        let exit = VcpuExit::MmioWrite(0x1234, &[0x5a, 0xa5]);
+        assert_eq!(name_of(&exit), "MmioWrite");
+        assert_eq!(name_of(&VcpuExit::Hlt), "Hlt");
+    }
 }
