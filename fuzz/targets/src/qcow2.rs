@@ -7,28 +7,23 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bantam::disk_image::info;
 use bantam::disk_image::resize::{Length, resize};
-use bantam::memory::IoBuffers;
-use bantam::storage::image::Image;
-use bantam::storage::qcow2::{Qcow2, manage};
-use bantam::storage::{Access, Format, Work};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use bantam::storage::qcow2::{Qcow2, Refusal, Spot, Surroundings, manage};
+use bantam::storage::{Access, Format, OpenError};
 
 use crate::world::{file_of, path_of};
 
 const SECTOR: u64 = 512;
-/// Guest RAM: buffers of one request.
-const RAM: usize = 0x2_0000;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     cluster: u8,
-    sectors: u16,
+    sectors: u8,
     read_only: bool,
     first: Vec<Op>,
     patches: Vec<Patch>,
@@ -170,10 +165,23 @@ fn made(cluster: usize, len: u64) -> File {
     })
 }
 
+/// An image that rests on no other.
+struct Alone;
+
+impl Surroundings for Alone {
+    fn warn(&mut self, _text: String) {}
+
+    fn below(&mut self, name: &str, _format: Option<&str>) -> Result<(File, Format), OpenError> {
+        Err(OpenError::Rests {
+            path: "image".into(),
+            name: name.into(),
+        })
+    }
+}
+
 struct Bench {
     file: File,
     image: Option<Qcow2>,
-    memory: Arc<GuestMemoryMmap>,
     read_only: bool,
     /// What the disk holds, as long as that is known.
     model: Option<Vec<u8>>,
@@ -188,9 +196,16 @@ impl Bench {
             ..Access::default()
         };
         let file = self.file.try_clone().expect("a descriptor");
-        match Qcow2::open(file, &path_of(&self.file), access) {
+        match Qcow2::open(file, access, &mut Alone) {
             Ok(image) => self.image = Some(image),
-            Err(error) => assert!(self.model.is_none(), "in order, it is refused: {error}"),
+            Err(Refusal::Damaged(damaged)) => {
+                assert!(
+                    self.model.is_none(),
+                    "in order, it is refused: {}",
+                    damaged.reason
+                );
+            }
+            Err(Refusal::Below(error)) => assert!(self.model.is_none(), "{error}"),
         }
         if let (Some(image), Some(model)) = (&self.image, &self.model) {
             assert_eq!(image.len(), model.len() as u64);
@@ -208,26 +223,43 @@ impl Bench {
         (sectors > 0).then_some((at * SECTOR, sectors * SECTOR))
     }
 
-    /// Does the work; whether it was done.
-    fn work(&mut self, work: Work, len: u64) -> bool {
-        let Some(image) = &self.image else {
-            return false;
+    /// Does the work; what it gives, if it was done.
+    fn work<T>(&mut self, work: impl FnOnce(&Qcow2) -> io::Result<T>) -> Option<T> {
+        match work(self.image.as_ref()?) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                assert!(self.model.is_none(), "in order, it fails: {error}");
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        self.work(|image| image.read(&mut bytes, offset))?;
+        Some(bytes)
+    }
+
+    /// What the image says of where bytes lie is what the VMM reads and writes without asking it again.
+    fn extents(&mut self, offset: u64, len: u64) {
+        let Some(extents) = self.work(|image| Ok(image.extents(offset, offset + len, 64))) else {
+            return;
         };
-        let mut buffers = IoBuffers::new(self.memory.clone());
-        if len > 0 {
-            // In two pieces that are no multiples of anything.
-            let first = (len as u32 / 3).max(1);
-            assert!(buffers.push(GuestAddress(0x33), first));
-            assert!(buffers.push(GuestAddress(0x33 + u64::from(first)), len as u32 - first));
+        let Some(model) = &self.model else { return };
+        for extent in extents {
+            let wanted = &model[extent.disk as usize..][..extent.len as usize];
+            let mut bytes = vec![0; wanted.len()];
+            if let Spot::At { file, offset, .. } = extent.spot {
+                assert_eq!(file, 0, "it rests on nothing");
+                // Behind the end of the file are zeros.
+                let file = self.file.metadata().expect("memory").len();
+                let there = file.saturating_sub(offset).min(extent.len) as usize;
+                self.file
+                    .read_exact_at(&mut bytes[..there], offset)
+                    .expect("memory");
+            }
+            assert!(bytes == wanted, "{extent:?} is where it says");
         }
-        let done = image.run(work, &mut buffers);
-        if let Err(error) = &done {
-            assert!(
-                self.model.is_none(),
-                "in order, it fails: {work:?}: {error}"
-            );
-        }
-        done.is_ok()
     }
 
     fn act(&mut self, op: &Op) {
@@ -236,16 +268,12 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(Work::Read { offset }, len)
-                    && let Some(model) = &self.model
-                {
-                    let mut bytes = vec![0; len as usize];
-                    self.memory
-                        .read_slice(&mut bytes, GuestAddress(0x33))
-                        .expect("RAM");
+                let read = self.read(offset, len);
+                if let (Some(bytes), Some(model)) = (read, &self.model) {
                     let wanted = &model[offset as usize..(offset + len) as usize];
                     assert!(bytes == wanted, "what is read was written: {op:?}");
                 }
+                self.extents(offset, len);
             }
             Op::Write {
                 at,
@@ -259,31 +287,18 @@ impl Bench {
                 let bytes: Vec<u8> = (0..len)
                     .map(|i| fill.wrapping_add((i / 100) as u8))
                     .collect();
-                self.memory
-                    .write_slice(&bytes, GuestAddress(0x33))
-                    .expect("RAM");
-                if self.work(
-                    Work::Write {
-                        offset,
-                        durable: *durable,
-                    },
-                    len,
-                ) {
+                if self.work(|image| image.write(&bytes, offset)).is_some() {
                     self.put(offset, &bytes);
+                }
+                if *durable {
+                    self.work(Qcow2::flush);
                 }
             }
             Op::Zero { at, sectors, unmap } if !self.read_only => {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(
-                    Work::Zero {
-                        offset,
-                        len,
-                        unmap: *unmap,
-                    },
-                    0,
-                ) {
+                if self.work(|image| image.zero(offset, len, *unmap)).is_some() {
                     self.put(offset, &vec![0; len as usize]);
                 }
             }
@@ -291,16 +306,16 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(Work::Discard { offset, len }, 0) {
+                if self.work(|image| image.discard(offset, len)).is_some() {
                     self.discarded(offset, len);
                 }
             }
             Op::Flush if !self.read_only => {
-                self.work(Work::Flush, 0);
+                self.work(Qcow2::flush);
             }
             Op::Reopen => {
                 if !self.read_only {
-                    self.work(Work::Flush, 0);
+                    self.work(Qcow2::flush);
                 }
                 self.open();
             }
@@ -318,13 +333,9 @@ impl Bench {
     /// What was discarded is as it was, or zeros.
     fn discarded(&mut self, offset: u64, len: u64) {
         for offset in (offset..offset + len).step_by(SECTOR as usize) {
-            if self.model.is_none() || !self.work(Work::Read { offset }, SECTOR) {
+            let Some(bytes) = self.read(offset, SECTOR) else {
                 return;
-            }
-            let mut bytes = vec![0; SECTOR as usize];
-            self.memory
-                .read_slice(&mut bytes, GuestAddress(0x33))
-                .expect("RAM");
+            };
             let Some(model) = &self.model else { return };
             let before = &model[offset as usize..][..bytes.len()];
             assert!(bytes.iter().all(|byte| *byte == 0) || bytes == before);
@@ -333,7 +344,7 @@ impl Bench {
     }
 
     fn resize(&mut self, sectors: u64) {
-        self.work(Work::Flush, 0);
+        self.work(Qcow2::flush);
         self.image = None;
         let len = sectors * SECTOR;
         let done = resize(
@@ -379,12 +390,11 @@ impl Bench {
 pub fn play(data: &[u8]) -> Option<File> {
     let input = Input::arbitrary_take_rest(Unstructured::new(data)).ok()?;
     let cluster = 512 << [0, 0, 1, 3, 7][usize::from(input.cluster) % 5];
-    let sectors = u64::from(input.sectors % 1024) + 1;
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).expect("guest RAM");
+    // Few lengths, as an image of each has to be made once.
+    let sectors = [1, 7, 128, 129, 1000, 1024][usize::from(input.sectors) % 6];
     let mut bench = Bench {
         file: made(cluster, sectors * SECTOR),
         image: None,
-        memory: Arc::new(memory),
         read_only: false,
         model: Some(vec![0; (sectors * SECTOR) as usize]),
     };
@@ -392,7 +402,7 @@ pub fn play(data: &[u8]) -> Option<File> {
     for op in input.first.iter().take(20) {
         bench.act(op);
     }
-    bench.work(Work::Flush, 0);
+    bench.work(Qcow2::flush);
     bench.image = None;
     for patch in input.patches.iter().take(8) {
         bench.patch(patch, cluster as u64);
