@@ -352,9 +352,9 @@ impl Console {
             None => {}
         }
         self.pump_output(ops);
-        if woken {
-            self.pump_input(ops);
-        }
+        // After a timer too: what it was set for may be the first that the device has printed, and from then on
+        // what is typed goes there.
+        self.pump_input(ops);
     }
 
     fn act(&self, action: Action) {

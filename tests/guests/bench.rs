@@ -13,6 +13,7 @@
 use core::arch::x86_64::_rdtsc;
 
 use crate::io::*;
+use crate::words::number;
 
 const QUEUE: u64 = 0x60_0000;
 const AVAIL: u64 = QUEUE + 0x4000;
@@ -26,20 +27,6 @@ const DATA: u64 = 0x100_0000;
 const QUEUE_SIZE: u64 = 128;
 /// Buckets of the histogram: 32 to each power of two of TSC ticks.
 const BUCKETS: u64 = 64 * 32;
-
-/// The number behind `name` on the command line; 0 without.
-fn number(line: &[u8], name: &[u8]) -> u64 {
-    for word in line.split(|b| *b == b' ') {
-        if let Some(value) = word.strip_prefix(name) {
-            let mut number = 0u64;
-            for digit in value {
-                number = number * 10 + u64::from(digit - b'0');
-            }
-            return number;
-        }
-    }
-    0
-}
 
 fn has(line: &[u8], word: &[u8]) -> bool {
     line.split(|b| *b == b' ').any(|w| w == word)

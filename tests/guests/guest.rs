@@ -7,142 +7,22 @@
 #![no_std]
 #![no_main]
 
+mod attack;
 mod bench;
 mod block;
+mod entry;
 mod greed;
 mod io;
 mod pause;
 mod snapshot;
 mod user;
+mod words;
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
 use core::panic::PanicInfo;
 
+use entry::state;
 use io::{inb, inl, inw, outb, print_hex, print_str, write_word};
-
-global_asm!(
-    r#"
-    .section .entry, "awx"
-    .code32
-    .global entry32
-entry32:
-    /* EBX: start info (PVH), ESI: zero page (Linux). What the CPU is in is kept for the tests. */
-    mov [{state} + 0], ebx
-    mov [{state} + 8], esi
-    mov eax, cr0
-    mov [{state} + 16], eax
-    mov eax, cr4
-    mov [{state} + 24], eax
-    mov eax, cs
-    mov [{state} + 32], eax
-    mov eax, ds
-    mov [{state} + 40], eax
-    mov esp, offset {stack} + 0x8000
-    pushfd
-    pop eax
-    mov [{state} + 48], eax
-    mov dword ptr [{state} + 56], 32
-
-    /* Page tables: 2 MiB pages for 4 GiB. */
-    mov eax, offset {tables} + 0x1003
-    mov [{tables}], eax
-    mov ecx, 0
-1:  mov eax, ecx
-    shl eax, 12
-    add eax, offset {tables} + 0x2003
-    mov [{tables} + 0x1000 + ecx*8], eax
-    inc ecx
-    cmp ecx, 4
-    jne 1b
-    mov ecx, 0
-2:  mov eax, ecx
-    shl eax, 21
-    or eax, 0x83
-    mov [{tables} + 0x2000 + ecx*8], eax
-    inc ecx
-    cmp ecx, 2048
-    jne 2b
-
-    mov eax, offset {tables}
-    mov cr3, eax
-    mov eax, cr4
-    or eax, 0x620
-    mov cr4, eax
-    mov ecx, 0xc0000080
-    rdmsr
-    or eax, 0x100
-    wrmsr
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    lgdt [gdt_pointer]
-    push 8
-    mov eax, offset start64
-    push eax
-    retf
-
-    .align 8
-gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff
-    .quad 0x00cf93000000ffff
-gdt_pointer:
-    .word 23
-    .long gdt
-    .org 0x200
-    .code64
-    .global entry64
-entry64:
-    mov [{state} + 0], rbx
-    mov [{state} + 8], rsi
-    mov rax, cr0
-    mov [{state} + 16], rax
-    mov rax, cr4
-    mov [{state} + 24], rax
-    mov eax, cs
-    mov [{state} + 32], rax
-    mov eax, ds
-    mov [{state} + 40], rax
-    mov rsp, offset {stack} + 0x8000
-    pushfq
-    pop rax
-    mov [{state} + 48], rax
-    mov qword ptr [{state} + 56], 64
-    mov rax, cr4
-    or rax, 0x600
-    mov cr4, rax
-start64:
-    mov rsp, offset {stack} + 0x8000
-    mov ax, 16
-    cmp dword ptr [{state} + 56], 64
-    je 3f
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-3:  call {main}
-4:  hlt
-    jmp 4b
-
-    .section .note.pvh, "a", @note
-    .align 4
-    .long 4, 4, 18
-    .asciz "Xen"
-    .long entry32
-    "#,
-    state = sym STATE,
-    stack = sym STACK,
-    tables = sym TABLES,
-    main = sym main,
-);
-
-/// rbx, rsi, cr0, cr4, cs, ds, flags at entry, and the width of the entry.
-static mut STATE: [u64; 8] = [0; 8];
-
-#[repr(C, align(4096))]
-struct Pages<const N: usize>(#[allow(dead_code)] [u8; N]);
-
-static mut TABLES: Pages<0x6000> = Pages([0; 0x6000]);
-static mut STACK: Pages<0x8000> = Pages([0; 0x8000]);
 
 #[panic_handler]
 fn panic(_: &PanicInfo) -> ! {
@@ -163,7 +43,24 @@ extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     0
 }
 
-fn power_off() -> ! {
+/// The core library was built to unwind, and names who would. A guest that panics ends.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+/// What the compiler calls to copy and to fill.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _) }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
+    unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") len => _) }
+    to
+}
+
+pub fn power_off() -> ! {
     outb(0x600, 5 << 2 | 1 << 5);
     halt()
 }
@@ -174,12 +71,8 @@ fn halt() -> ! {
     }
 }
 
-fn state(index: usize) -> u64 {
-    unsafe { (&raw const STATE).cast::<u64>().add(index).read_volatile() }
-}
-
 /// The command line, by whichever protocol we came.
-fn command_line() -> &'static [u8] {
+pub fn command_line() -> &'static [u8] {
     let (rbx, rsi) = (state(0), state(1));
     let pointer = if rbx != 0 {
         io::read_u64(rbx + 24)
@@ -193,20 +86,17 @@ fn command_line() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(pointer as *const u8, len as usize) }
 }
 
-/// The value of `do=` on the command line.
 fn wish(line: &[u8]) -> &[u8] {
-    for word in line.split(|b| *b == b' ') {
-        if let Some(value) = word.strip_prefix(b"do=") {
-            return value;
-        }
-    }
-    b""
+    words::value(line, b"do=")
 }
 
 extern "C" fn main() -> ! {
     let line = command_line();
-    if wish(line) == b"churn" {
-        pause::start_the_others();
+    match wish(line) {
+        b"churn" => entry::start_the_others(pause::other),
+        b"attack" => attack::prepare(line),
+        b"end" => attack::ends::in_ring_0(line),
+        _ => {}
     }
     match wish(line) {
         b"entry" => entry(line),
@@ -232,7 +122,7 @@ extern "C" fn main() -> ! {
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
         b"tick" => pause::tick(),
-        b"exits" | b"disk" | b"model" | b"churn" => user::enter(measure, stack_top(), !line.split(|b| *b == b' ').any(|w| w == b"ring=iret")),
+        b"exits" | b"disk" | b"model" | b"churn" | b"attack" | b"end" => user::enter(0, in_ring_3, line),
         b"ready" => {
             io::put(b'!');
             halt();
@@ -261,15 +151,19 @@ extern "C" fn main() -> ! {
     power_off()
 }
 
-fn stack_top() -> u64 {
-    (&raw const STACK) as u64 + 0x8000
-}
-
 /// In ring 3.
-extern "C" fn measure() -> ! {
+extern "C" fn in_ring_3(_number: u64) -> ! {
     let line = command_line();
     match wish(line) {
         b"exits" => bench::exits(line),
+        b"attack" => {
+            attack::run(line);
+            power_off()
+        }
+        b"end" => {
+            attack::ends::in_ring_3(line);
+            power_off()
+        }
         b"model" => {
             snapshot::model(line);
             power_off()
@@ -371,7 +265,7 @@ fn flood() {
     }
 }
 
-fn triple_fault(limit: u16) {
+pub fn triple_fault(limit: u16) {
     #[repr(C, packed)]
     struct Idt(u16, u64);
     let idt = Idt(limit, 0x500);

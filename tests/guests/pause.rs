@@ -1,6 +1,6 @@
 //! Guests that notice when a pause has cost them anything: of their disk, their vCPUs, their typing.
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
 
 use crate::block::{BASE, DATA, Driver, SIZE, initialize, scatter, settled};
 use crate::check;
@@ -144,91 +144,11 @@ pub fn tick() {
 
 // ------------------------------------------------------------------------------ the other vCPUs
 
-/// How many others have come; where they get their numbers from.
-static mut COME: u64 = 0;
 /// Not 0: they are to stop.
 static mut STOP: u64 = 0;
 const OTHERS: usize = 3;
 /// What each of them counts: rounds, wrong answers, and whether it has stopped.
 static mut COUNTS: [[u64; 3]; OTHERS + 1] = [[0; 3]; OTHERS + 1];
-
-#[repr(C, align(4096))]
-struct Stacks(#[allow(dead_code)] [u8; (OTHERS + 1) * 4096]);
-static mut STACKS: Stacks = Stacks([0; (OTHERS + 1) * 4096]);
-
-global_asm!(
-    r#"
-    .section .text
-    .code16
-    .global other_begin, other_end
-other_begin:
-    cli
-    mov ax, cs
-    mov ds, ax
-    /* lgdtd [other_gdtr], counted from the start of the page */
-    .byte 0x66, 0x0f, 0x01, 0x16
-    .word other_gdtr - other_begin
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    .byte 0x66, 0xea
-    .long other32
-    .word 24
-    .align 4
-other_gdtr:
-    .word 31
-    .long other_gdt
-other_end:
-    .align 8
-other_gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff
-    .quad 0x00cf93000000ffff
-    .quad 0x00cf9b000000ffff
-    .code32
-other32:
-    mov ax, 16
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    mov eax, offset {tables}
-    mov cr3, eax
-    mov eax, cr4
-    or eax, 0x620
-    mov cr4, eax
-    mov ecx, 0xc0000080
-    rdmsr
-    or eax, 0x100
-    wrmsr
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    .byte 0xea
-    .long other64
-    .word 8
-    .code64
-other64:
-    mov edi, 1
-    lock xadd [{come}], rdi
-    inc rdi
-    /* Number n has the nth page, from its end down. */
-    mov rsp, rdi
-    shl rsp, 12
-    lea rsp, [rsp + {stacks}]
-    call {main}
-5:  hlt
-    jmp 5b
-    "#,
-    tables = sym crate::TABLES,
-    come = sym COME,
-    stacks = sym STACKS,
-    main = sym other,
-);
-
-unsafe extern "C" {
-    static other_begin: u8;
-    static other_end: u8;
-}
 
 fn count(number: u64, what: u64) -> u64 {
     (&raw const COUNTS) as u64 + number * 24 + what * 8
@@ -236,7 +156,7 @@ fn count(number: u64, what: u64) -> u64 {
 
 /// Another vCPU: asks two devices and a page without one, again and again. An answer that got lost on its way
 /// would leave the one before it in the register.
-extern "C" fn other(number: u64) -> ! {
+pub extern "C" fn other(number: u64) -> ! {
     while read_u64((&raw const STOP) as u64) == 0 {
         let mut good = inl(0x300) == 0xffff_ffff;
         good &= inb(0x505) == 1;
@@ -251,26 +171,10 @@ extern "C" fn other(number: u64) -> ! {
     }
 }
 
-/// Starts the other vCPUs, up to three; without any this does nothing. In ring 0.
-pub fn start_the_others() {
-    const PAGE: u64 = 0x8000;
-    const ICR: u64 = 0xfee0_0300;
-    let from = (&raw const other_begin) as u64;
-    let len = (&raw const other_end) as u64 - from;
-    let mut at = 0;
-    while at < len {
-        write_u8(PAGE + at, read_u8(from + at));
-        at += 1;
-    }
-    // INIT and then SIPI to all but this one (SDM 3A, 9.4.4).
-    write_u32(ICR, 0xc_4500);
-    write_u32(ICR, 0xc_4600 | (PAGE >> 12) as u32);
-}
-
 /// Has the other vCPUs stop, and says what they have counted.
 fn stop_the_others() {
     write_u64((&raw const STOP) as u64, 1);
-    let come = read_u64((&raw const COME) as u64);
+    let come = crate::entry::come();
     let mut number = 1;
     while number <= come {
         while read_u64(count(number, 2)) == 0 {}

@@ -6,24 +6,13 @@
 use crate::block::*;
 use crate::check;
 use crate::io::*;
+use crate::words::number;
 
 /// The copy.
 const MODEL: u64 = 0x400_0000;
 
 fn first_content(offset: u64) -> u64 {
     offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-fn number(line: &[u8], name: &[u8]) -> u64 {
-    let mut number = 0u64;
-    for word in line.split(|b| *b == b' ') {
-        if let Some(digits) = word.strip_prefix(name) {
-            for digit in digits {
-                number = number * 10 + u64::from(digit - b'0');
-            }
-        }
-    }
-    number
 }
 
 struct Numbers(u64);

@@ -7,14 +7,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bantam::disk_image::info;
 use bantam::disk_image::resize::{Length, resize};
 use bantam::storage::qcow2::{Qcow2, Refusal, Spot, Surroundings, manage};
-use bantam::storage::{Access, Format, OpenError};
+use bantam::storage::{Access, Format, OpenError, Work};
 
 use crate::world::{file_of, path_of};
 
@@ -165,17 +164,24 @@ fn made(cluster: usize, len: u64) -> File {
     })
 }
 
-/// An image that rests on no other.
-struct Alone;
+/// An image of this target rests on no other.
+struct Nothing;
 
-impl Surroundings for Alone {
+impl Surroundings for Nothing {
     fn warn(&mut self, _text: String) {}
 
-    fn below(&mut self, name: &str, _format: Option<&str>) -> Result<(File, Format), OpenError> {
+    fn below(&mut self, name: &str, _: Option<&str>) -> Result<(File, Format), OpenError> {
         Err(OpenError::Rests {
-            path: "image".into(),
+            path: "disk".into(),
             name: name.into(),
         })
+    }
+}
+
+fn why(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Damaged(damaged) => damaged.reason,
+        Refusal::Below(error) => error.to_string(),
     }
 }
 
@@ -196,19 +202,29 @@ impl Bench {
             ..Access::default()
         };
         let file = self.file.try_clone().expect("a descriptor");
-        match Qcow2::open(file, access, &mut Alone) {
+        match Qcow2::open(file, access, &mut Nothing) {
             Ok(image) => self.image = Some(image),
-            Err(Refusal::Damaged(damaged)) => {
-                assert!(
-                    self.model.is_none(),
-                    "in order, it is refused: {}",
-                    damaged.reason
-                );
-            }
-            Err(Refusal::Below(error)) => assert!(self.model.is_none(), "{error}"),
+            Err(refusal) => assert!(self.model.is_none(), "in order, it is refused: {}", why(refusal)),
         }
         if let (Some(image), Some(model)) = (&self.image, &self.model) {
             assert_eq!(image.len(), model.len() as u64);
+        }
+    }
+
+    /// Where the image says that bytes of the disk are, there they are: the VMM goes to the file itself by that.
+    fn places(&self, offset: u64, len: u64) {
+        let (Some(image), Some(model)) = (&self.image, &self.model) else {
+            return;
+        };
+        for extent in image.extents(offset, offset + len, 32) {
+            let end = (extent.disk + extent.len).min(offset + len);
+            let wanted = &model[extent.disk as usize..end as usize];
+            let mut bytes = vec![0; wanted.len()];
+            if let Spot::At { file, offset, .. } = extent.spot {
+                assert_eq!(file, 0, "it rests on nothing");
+                self.file.read_exact_at(&mut bytes, offset).expect("it is in the file");
+            }
+            assert!(bytes == wanted, "{extent:?} has other bytes");
         }
     }
 
@@ -223,43 +239,27 @@ impl Bench {
         (sectors > 0).then_some((at * SECTOR, sectors * SECTOR))
     }
 
-    /// Does the work; what it gives, if it was done.
-    fn work<T>(&mut self, work: impl FnOnce(&Qcow2) -> io::Result<T>) -> Option<T> {
-        match work(self.image.as_ref()?) {
-            Ok(done) => Some(done),
-            Err(error) => {
-                assert!(self.model.is_none(), "in order, it fails: {error}");
-                None
-            }
-        }
-    }
-
-    fn read(&mut self, offset: u64, len: u64) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; len as usize];
-        self.work(|image| image.read(&mut bytes, offset))?;
-        Some(bytes)
-    }
-
-    /// What the image says of where bytes lie is what the VMM reads and writes without asking it again.
-    fn extents(&mut self, offset: u64, len: u64) {
-        let Some(extents) = self.work(|image| Ok(image.extents(offset, offset + len, 64))) else {
-            return;
+    /// Does the work, with `bytes` to be written or `len` to be read; what was read, if it was done.
+    fn work(&mut self, work: Work, len: u64, bytes: &[u8]) -> Option<Vec<u8>> {
+        let image = self.image.as_ref()?;
+        let mut data = vec![0; len as usize];
+        let done = match work {
+            Work::Read { offset } => image.read(&mut data, offset),
+            Work::Write { offset, durable } => image.write(bytes, offset).and_then(|()| match durable {
+                true => image.flush(),
+                false => Ok(()),
+            }),
+            Work::Flush => image.flush(),
+            Work::Discard { offset, len } => image.discard(offset, len),
+            Work::Zero { offset, len, unmap } => image.zero(offset, len, unmap),
         };
-        let Some(model) = &self.model else { return };
-        for extent in extents {
-            let wanted = &model[extent.disk as usize..][..extent.len as usize];
-            let mut bytes = vec![0; wanted.len()];
-            if let Spot::At { file, offset, .. } = extent.spot {
-                assert_eq!(file, 0, "it rests on nothing");
-                // Behind the end of the file are zeros.
-                let file = self.file.metadata().expect("memory").len();
-                let there = file.saturating_sub(offset).min(extent.len) as usize;
-                self.file
-                    .read_exact_at(&mut bytes[..there], offset)
-                    .expect("memory");
-            }
-            assert!(bytes == wanted, "{extent:?} is where it says");
+        if let Err(error) = &done {
+            assert!(
+                self.model.is_none(),
+                "in order, it fails: {work:?}: {error}"
+            );
         }
+        done.is_ok().then_some(data)
     }
 
     fn act(&mut self, op: &Op) {
@@ -268,12 +268,13 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                let read = self.read(offset, len);
-                if let (Some(bytes), Some(model)) = (read, &self.model) {
+                if let Some(bytes) = self.work(Work::Read { offset }, len, &[])
+                    && let Some(model) = &self.model
+                {
                     let wanted = &model[offset as usize..(offset + len) as usize];
                     assert!(bytes == wanted, "what is read was written: {op:?}");
+                    self.places(offset, len);
                 }
-                self.extents(offset, len);
             }
             Op::Write {
                 at,
@@ -287,18 +288,17 @@ impl Bench {
                 let bytes: Vec<u8> = (0..len)
                     .map(|i| fill.wrapping_add((i / 100) as u8))
                     .collect();
-                if self.work(|image| image.write(&bytes, offset)).is_some() {
+                let durable = *durable;
+                if self.work(Work::Write { offset, durable }, 0, &bytes).is_some() {
                     self.put(offset, &bytes);
-                }
-                if *durable {
-                    self.work(Qcow2::flush);
                 }
             }
             Op::Zero { at, sectors, unmap } if !self.read_only => {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(|image| image.zero(offset, len, *unmap)).is_some() {
+                let unmap = *unmap;
+                if self.work(Work::Zero { offset, len, unmap }, 0, &[]).is_some() {
                     self.put(offset, &vec![0; len as usize]);
                 }
             }
@@ -306,16 +306,16 @@ impl Bench {
                 let Some((offset, len)) = self.range(at, (*sectors).into()) else {
                     return;
                 };
-                if self.work(|image| image.discard(offset, len)).is_some() {
+                if self.work(Work::Discard { offset, len }, 0, &[]).is_some() {
                     self.discarded(offset, len);
                 }
             }
             Op::Flush if !self.read_only => {
-                self.work(Qcow2::flush);
+                self.work(Work::Flush, 0, &[]);
             }
             Op::Reopen => {
                 if !self.read_only {
-                    self.work(Qcow2::flush);
+                    self.work(Work::Flush, 0, &[]);
                 }
                 self.open();
             }
@@ -333,7 +333,7 @@ impl Bench {
     /// What was discarded is as it was, or zeros.
     fn discarded(&mut self, offset: u64, len: u64) {
         for offset in (offset..offset + len).step_by(SECTOR as usize) {
-            let Some(bytes) = self.read(offset, SECTOR) else {
+            let Some(bytes) = self.work(Work::Read { offset }, SECTOR, &[]) else {
                 return;
             };
             let Some(model) = &self.model else { return };
@@ -344,7 +344,7 @@ impl Bench {
     }
 
     fn resize(&mut self, sectors: u64) {
-        self.work(Qcow2::flush);
+        self.work(Work::Flush, 0, &[]);
         self.image = None;
         let len = sectors * SECTOR;
         let done = resize(
@@ -402,7 +402,7 @@ pub fn play(data: &[u8]) -> Option<File> {
     for op in input.first.iter().take(20) {
         bench.act(op);
     }
-    bench.work(Qcow2::flush);
+    bench.work(Work::Flush, 0, &[]);
     bench.image = None;
     for patch in input.patches.iter().take(8) {
         bench.patch(patch, cluster as u64);
