@@ -6,6 +6,7 @@
 //! Without a limit, a thread is started as everywhere.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
@@ -26,7 +27,7 @@ pub fn address_space() -> Option<u64> {
     (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// Starts a thread of this name.
+/// Starts a thread of this name, which leaves signals to the main thread.
 ///
 /// # Errors
 /// When the host allows no more of them, or there is no room for it.
@@ -35,6 +36,10 @@ pub fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let builder = Builder::new().name(name);
+    let body = || {
+        leave_signals_to_main();
+        body()
+    };
     if address_space().is_none() {
         return builder.spawn(body);
     }
@@ -46,6 +51,34 @@ pub fn spawn<T: Send + 'static>(
     })?;
     let _ = has_begun.recv();
     Ok(thread)
+}
+
+/// Has all signals that are for the program go to the main thread, which waits for them. The kernel gives a signal to
+/// any thread that does not block it: one that was started before the main thread has blocked SIGTERM would be given it,
+/// and the whole program would end at once, without a word to the guest.
+///
+/// What a thread brings about by itself stays its own (SIGSEGV and the like, a call that seccomp forbids), and so does
+/// SIGURG, by which a vCPU's thread is kicked.
+fn leave_signals_to_main() {
+    const OWN: [libc::c_int; 8] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+        libc::SIGURG,
+    ];
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset fills the set before anything reads it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in OWN {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// Whether a thread could have its memory now.

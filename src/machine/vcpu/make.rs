@@ -28,7 +28,6 @@ use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
 use crate::limits;
 use crate::machine::error::{StartError, call, host};
-use crate::machine::signals;
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -101,7 +100,6 @@ impl VcpuMaker {
         let (give, others) = mpsc::sync_channel(1);
         let (run, get_run) = mpsc::sync_channel(1);
         let body = move || {
-            signals::leave_to_others();
             let first = match make(&kvm, &get_vm, start) {
                 Ok(None) => return,
                 Ok(Some((first, others))) => {
