@@ -50,6 +50,7 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
     let signal = Arc::new(Signal::new(interrupt.clone()));
     signal.add_status(STATUS_DRIVER_OK);
     let model = BlockModel {
+        flushes: Default::default(),
         image: open::open(file.path(), Access::default()).unwrap().image,
         path: file.path().into(),
         lock: None,
