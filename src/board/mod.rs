@@ -13,6 +13,7 @@
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
 //! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
 //!   when their output is heard of), queues for an event loop;
+//! - [`watch`]: who is on an event loop;
 //! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
 //!
 //! Nothing here knows any part by name. The list of them is the machine's
@@ -29,6 +30,7 @@ pub mod place;
 pub mod power;
 pub mod pump;
 pub mod site;
+pub mod watch;
 
 pub use bus::Bus;
 pub use chars::CharDevice;
@@ -40,3 +42,4 @@ pub use place::Place;
 pub use power::{PowerRequest, PowerSink};
 pub use pump::{Pump, Turn};
 pub use site::{Site, SiteError, Wires};
+pub use watch::Watcher;

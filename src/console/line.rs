@@ -14,8 +14,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
@@ -24,14 +25,16 @@ use super::output::{Output, Wrote};
 use super::size;
 use super::stage::Stage;
 use super::stall::Stall;
-use crate::board::CharDevice;
-use crate::error::say;
+use crate::board::{CharDevice, Watcher};
+use crate::error::{io_reason, say};
 
 /// Bytes typed ahead of a guest that does not read.
 const MAX_PENDING: usize = 16 * 1024;
 const CHUNK: usize = 4096;
 /// Chunks written before other events get their turn: a guest can print without end.
 const CHUNKS_PER_TURN: usize = 8;
+/// Where the host does not tell when there is room for output.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 const INPUT: u32 = 0;
 const OUTPUT: u32 = 1;
@@ -132,6 +135,11 @@ impl Input {
     }
 }
 
+/// EPERM: epoll does not take plain files, which are always readable.
+fn is_plain_file(error: &event_manager::Error) -> bool {
+    matches!(error, event_manager::Error::Epoll(errno) if io::Error::from(*errno).raw_os_error() == Some(libc::EPERM))
+}
+
 /// The subscriber.
 pub struct Console {
     stage: Stage,
@@ -227,6 +235,12 @@ impl Console {
         };
         match result {
             Ok(()) => self.output_watched = wanted,
+            // Nobody would tell when there is room again, and the guest would wait for that: so it is looked at
+            // once more in a moment.
+            Err(_) if wanted => {
+                self.line.output.wait(Instant::now() + LOOK_AGAIN);
+                self.stage.wake();
+            }
             Err(error) => log::warn!("cannot watch the console's output: {error}"),
         }
     }
@@ -255,10 +269,15 @@ impl Console {
                 };
                 match result {
                     Ok(()) => input.watched = wanted,
-                    // EPERM: a plain file, which epoll does not take.
-                    Err(_) if wanted => {
+                    Err(error) if wanted && is_plain_file(&error) => {
                         input.plain_file = true;
                         continue;
+                    }
+                    // Anything else may not be read without being watched: the loop would wait for it, and for
+                    // nothing else.
+                    Err(error) if wanted => {
+                        log::warn!("console input is gone: it cannot be watched: {error}");
+                        self.line.input = None;
                     }
                     Err(_) => {}
                 }
@@ -307,10 +326,14 @@ impl Console {
             Ok(0) => return false,
             Ok(count) => chunk.get(..count).unwrap_or_default(),
             Err(error) => {
-                return matches!(
+                let again = matches!(
                     error.kind(),
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                 );
+                if !again {
+                    log::warn!("console input is gone: {}", io_reason(&error));
+                }
+                return again;
             }
         };
         let Some(mut terminal) = input.terminal.take() else {
@@ -390,7 +413,15 @@ impl MutEventSubscriber for Console {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let stall = self.line.terminal().map(|terminal| terminal.stall.timer());
+        self.pump_input(ops);
+    }
+}
+
+impl Watcher for Console {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        let terminal = self.line.input.as_ref();
+        let terminal = terminal.and_then(|input| input.terminal.as_ref());
+        let stall = terminal.map(|terminal| terminal.stall.timer());
         let stall = stall.map(|fd| (fd, STALL));
         let devices = (0u32..).step_by(NEXT as usize).zip(self.stage.devices());
         let fds = devices.flat_map(|(offset, device)| {
@@ -401,11 +432,6 @@ impl MutEventSubscriber for Console {
                 .into_iter()
                 .chain(timer)
         });
-        for (fd, data) in fds.chain(stall) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch the guest's console: {error}");
-            }
-        }
-        self.pump_input(ops);
+        fds.chain(stall).collect()
     }
 }

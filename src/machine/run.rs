@@ -100,8 +100,8 @@ impl Machine {
         )
         .map_err(host("make a timer"))?;
         let control = Rc::new(RefCell::new(control));
-        events.add(Box::new(control.clone()));
-        events.add(Box::new(console.clone()));
+        events.add(Box::new(control.clone()))?;
+        events.add(Box::new(console.clone()))?;
         let company = Arc::new(Company::default());
         remains.queues = !parts.pumps.is_empty();
         for pump in parts.pumps {
@@ -114,7 +114,7 @@ impl Machine {
             if thread {
                 remains.io_threads.push(IoThread::start(name, queue)?);
             } else {
-                events.add(Box::new(queue));
+                events.add(Box::new(queue))?;
             }
         }
         remains.devices = self.devices();

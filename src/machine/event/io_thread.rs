@@ -1,17 +1,18 @@
 //! A thread with an event loop of its own, for a queue that asks for one (`iothread`).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::EventLoop;
 use super::queue_io::QueueIo;
+use crate::board::Watcher;
 use crate::limits;
 use crate::machine::error::{StartError, host};
 
@@ -34,11 +35,12 @@ impl MutEventSubscriber for StopEvent {
         let _ = self.0.fd.read();
     }
 
-    fn init(&mut self, ops: &mut EventOps) {
-        let event = Events::with_data_raw(self.0.fd.as_raw_fd(), 0, EventSet::IN);
-        if let Err(error) = ops.add(event) {
-            log::error!("cannot watch for the end of an I/O thread: {error}");
-        }
+    fn init(&mut self, _ops: &mut EventOps) {}
+}
+
+impl Watcher for StopEvent {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        vec![(self.0.fd.as_raw_fd(), 0)]
     }
 }
 
@@ -57,15 +59,13 @@ impl IoThread {
         let theirs = stop.clone();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let body = move || {
-            let mut events = match EventLoop::new() {
+            let events = match event_loop(StopEvent(theirs.clone()), queue) {
                 Ok(events) => events,
                 Err(error) => {
                     let _ = ready.send(Err(error));
                     return;
                 }
             };
-            events.add(Box::new(StopEvent(theirs.clone())));
-            events.add(Box::new(queue));
             let _ = ready.send(Ok(()));
             if let Err(error) = run(&theirs, events) {
                 log::error!("an I/O thread has ended: {error}");
@@ -80,6 +80,13 @@ impl IoThread {
             thread: Some(thread),
         })
     }
+}
+
+fn event_loop(stop: StopEvent, queue: QueueIo) -> Result<EventLoop, StartError> {
+    let mut events = EventLoop::new()?;
+    events.add(Box::new(stop))?;
+    events.add(Box::new(queue))?;
+    Ok(events)
 }
 
 fn run(stop: &Arc<Stop>, mut events: EventLoop) -> Result<(), StartError> {
