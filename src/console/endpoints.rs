@@ -3,14 +3,14 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
 use super::ConsoleError;
 use super::line::{Input, Line};
-use super::output::Output;
+use super::output::{Output, duplicate};
 use super::raw::{self, RawMode};
 use crate::config;
 use crate::error::say;
@@ -52,24 +52,19 @@ fn stdio() -> Result<Endpoints, ConsoleError> {
     };
     // A terminal that is not ours to read (a job in the background) is left alone.
     let readable = !terminal || raw.is_some();
-    let input = readable.then(stdin).flatten();
+    let input = match readable {
+        true => duplicate(libc::STDIN_FILENO).map_err(ConsoleError::Standard)?,
+        false => None,
+    };
     let input = input
         .map(|file| Input::new(file, terminal))
         .transpose()
         .map_err(ConsoleError::Timer)?;
     Ok(Endpoints {
-        line: Line::new(input, Output::stdout()),
+        line: Line::new(input, Output::stdout().map_err(ConsoleError::Standard)?),
         raw,
         pty_slave: None,
     })
-}
-
-/// A descriptor of our own for standard input; `None` where there is none (`<&-`).
-fn stdin() -> Option<File> {
-    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
-    let fd = unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
-    // SAFETY: where it is one, the descriptor is new and nobody else's.
-    (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })
 }
 
 fn to_file(path: &Path) -> Result<Endpoints, ConsoleError> {

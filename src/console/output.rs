@@ -8,7 +8,7 @@
 use crate::error::io_reason;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
@@ -76,15 +76,18 @@ impl Output {
     }
 
     /// Standard output, whatever it is. Closed from the start where there is none.
-    pub fn stdout() -> Self {
-        // A second descriptor of our own, so that closing ours closes nothing else.
-        // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
-        let fd = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
-        if fd < 0 {
-            return Output::none();
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    ///
+    /// # Errors
+    /// When the host gives no second descriptor for it.
+    pub fn stdout() -> io::Result<Self> {
+        Ok(match duplicate(libc::STDOUT_FILENO)? {
+            Some(file) => Output::standard(file),
+            None => Output::none(),
+        })
+    }
+
+    fn standard(file: File) -> Self {
+        let fd = file.as_raw_fd();
         let kind = file.metadata().map(|meta| meta.file_type());
         if kind.as_ref().is_ok_and(|kind| kind.is_file()) {
             return Output::file(file);
@@ -150,6 +153,24 @@ impl Output {
         self.file
             .as_ref()
             .is_some_and(|file| writable(file, millis))
+    }
+}
+
+/// A descriptor of our own for a standard one, so that closing ours closes nothing else; `None` where there is none
+/// (`<&-`).
+///
+/// # Errors
+/// EMFILE, when this process may have no more.
+pub fn duplicate(standard: RawFd) -> io::Result<Option<File>> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
+    let fd = unsafe { libc::fcntl(standard, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd >= 0 {
+        // SAFETY: the descriptor is new and nobody else's.
+        return Ok(Some(unsafe { File::from_raw_fd(fd) }));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
+        error => Err(error),
     }
 }
 
