@@ -38,9 +38,11 @@ test: guests ## every test, on this host's KVM or in the lab
 	$(SETUP) build test
 	cargo test --no-fail-fast
 
-soak: ## the tests of durability, of damaged images and of pauses, for longer: 200 kills and 4000 pauses of each kind of disk, 5000 damages
+# SOAK_MINUTES=N: how long the busy machine is looked at.
+export SOAK_MINUTES ?= 60
+soak: ## durability, damaged images, pauses and a failing host, for much longer, and a busy machine for an hour (SOAK_MINUTES=60)
 	$(SETUP) build test
-	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images --test pause
+	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images --test pause --test faults
 
 lint: ## formatting, clippy, documentation; warnings are errors
 	cargo fmt --all --check

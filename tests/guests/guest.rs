@@ -9,6 +9,7 @@
 
 mod bench;
 mod block;
+mod faults;
 mod io;
 mod pause;
 mod snapshot;
@@ -223,6 +224,11 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"faults" => faults::run(1),
+        b"faults-twice" => faults::run(2),
+        b"busy" => faults::busy(),
+        b"hog" => faults::hog(),
+        b"flush-again" => faults::flush_again(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),
