@@ -141,6 +141,7 @@ fn queue(c: &mut Criterion) {
         memory: memory.clone(),
         signal: Arc::new(Signal::new(Arc::new(Interrupt::new(irq())))),
         complaints: Arc::new(Complaints::about("vda")),
+        waiting: Arc::default(),
     };
     let front = Front::new(model.make(&host).unwrap(), host).unwrap();
     front.write_status(3);

@@ -1,7 +1,7 @@
 //! How an error reaches the user: one line that names the thing, one that says what to do.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 
 use crate::limits;
 
@@ -29,6 +29,8 @@ pub enum ExitStatus {
     Signal = 5,
     /// The time limit ended the machine.
     TimeLimit = 6,
+    /// The sandbox stopped a thread that called what it has no use for.
+    Sandbox = 7,
 }
 
 /// What `main` prints before it ends with `status`.
@@ -78,12 +80,6 @@ fn exhausted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
 /// What to do where that limit may be the reason.
 pub fn more_address_space() -> String {
     "raise the limit of address space: ulimit -v unlimited".into()
-}
-
-/// Prints a line, or several, to standard error. One that is closed or full is no reason to end a
-/// machine.
-pub fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", escaped_lines(line));
 }
 
 /// `text` as it may go to a terminal, on one line.

@@ -1,7 +1,7 @@
 //! Bantam: a minimal KVM hypervisor.
 //!
 //! One process opens /dev/kvm, maps guest memory, loads a kernel and drives vCPU threads, while the
-//! serial console and the queues of virtio devices are served by an epoll event loop. The shortest program
+//! serial console and the queues of virtio devices are served by epoll event loops. The shortest program
 //! of this kind is `examples/floor.rs`, 200 lines; read it first. Then take the rooms in this order:
 //!
 //! 1. [`cli`]: what a user types; [`config`]: what a machine is, every value checked once;
@@ -19,7 +19,8 @@
 //! 8. [`boot`]: what a kernel image is and how it is entered;
 //! 9. [`arch`]: memory layout, registers, CPUID, ACPI, SMBIOS: what the guest takes for a PC.
 //!
-//! [`error`], [`limits`], [`sync`] and [`unnamed`] may be used by all of them.
+//! [`error`], [`limits`], [`outlet`], [`sync`], [`unnamed`] and [`sandbox`] may be used by all of them; the last is what
+//! the program leaves behind before a guest runs.
 //!
 //! The house has floors, and a room uses only rooms on floors below its own, though not all of those:
 //!
@@ -63,6 +64,8 @@ pub mod error;
 pub mod limits;
 pub mod machine;
 pub mod memory;
+pub mod outlet;
+pub mod sandbox;
 pub mod storage;
 pub mod sync;
 pub mod unnamed;

@@ -3,11 +3,11 @@
 mod common;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use common::bare::{ENGINES, all_ok, at_work};
+use common::mount::Mount;
 use common::trials::{each, exit_after};
 use common::{TempFile, admin, end_of, guest, run, run_with, ulimit};
 use libtest_mimic::Trial;
@@ -104,49 +104,6 @@ fn shrunk(options: &str) {
     all_ok(&end_of(vmm, &disk), 5);
 }
 
-/// A mounted file system of its own.
-struct Mount {
-    folder: tempfile::TempDir,
-    _file: tempfile::NamedTempFile,
-}
-
-impl Mount {
-    fn new() -> Result<Self, String> {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        file.as_file().set_len(16 << 20).unwrap();
-        let image = file.path().to_str().unwrap();
-        admin("mke2fs", &["-q", "-F", "-t", "ext4", image])?;
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path().to_str().unwrap();
-        admin("mount", &["-o", "loop", image, at])
-            .map_err(|why| format!("nothing can be mounted: {why}"))?;
-        Ok(Mount {
-            folder,
-            _file: file,
-        })
-    }
-
-    /// From now on every access to it is an I/O error, as when its device has been pulled out.
-    fn shut_down(&self) {
-        /// EXT4_IOC_SHUTDOWN, `_IOR('X', 125, __u32)`, and a flag that nothing is to be written
-        /// any more (Linux, fs/ext4/ext4.h).
-        const SHUTDOWN: libc::Ioctl = 0x8004_587d;
-        const NO_LOG_FLUSH: u32 = 2;
-        let folder = File::open(self.folder.path()).unwrap();
-        // SAFETY: the call reads a number of 32 bits.
-        let done = unsafe { libc::ioctl(folder.as_raw_fd(), SHUTDOWN, &NO_LOG_FLUSH) };
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let at = self.folder.path().to_str().unwrap();
-        // Also while a machine that is to fail the test has a file open.
-        let _ = admin("umount", &["--lazy", at]);
-    }
-}
-
 fn gone_raw(options: &str) {
     gone("raw", options);
 }
@@ -157,7 +114,7 @@ fn gone_qcow2(options: &str) {
 
 fn gone(format: &str, options: &str) {
     let mount = Mount::new().unwrap();
-    let path = mount.folder.path().join("disk");
+    let path = mount.path("disk");
     let path = path.to_str().unwrap();
     let made = run(&["image", "create", "-f", format, path, "1M"]);
     assert_eq!(made.code(), 0, "{made:?}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bantam::memory::BouncePool;
 use bantam::storage::Format;
 use bantam::storage::engine::{Layered, Uring, check_uring, start};
 use bantam::storage::open;
@@ -48,7 +49,7 @@ fn main() {
 const LEN: u64 = 4 << 20;
 const SLOTS: u16 = 32;
 /// Guest memory of one job.
-const ROOM: u64 = 128 << 10;
+const ROOM: u64 = 256 << 10;
 
 /// What a job was to do, and the bytes that it wrote or has to find.
 struct Expected {
@@ -100,6 +101,8 @@ fn exercise_image(image: &Arc<dyn Image>, mut disk: Vec<u8>, mode: IoMode, seed:
     };
     let mut numbers = Numbers(seed);
     let mut running: HashMap<u16, Expected> = HashMap::new();
+    // For direct I/O; the longest requests have more bytes than a chunk.
+    let chunks = BouncePool::new(SLOTS.into()).unwrap();
     let (mut begun, mut ended) = (0, 0);
     while ended < 1500 {
         while begun < 1500 && running.len() < usize::from(SLOTS) {
@@ -152,7 +155,9 @@ fn exercise_image(image: &Arc<dyn Image>, mut disk: Vec<u8>, mode: IoMode, seed:
                 let rest = GuestAddress(at + u64::from(first));
                 assert!(buffers.push(rest, len as u32 - first));
                 let fill = matches!(work, Work::Write { .. });
-                buffers.align(image.alignment(), fill).unwrap();
+                buffers
+                    .align(image.alignment(), fill, Some(&chunks))
+                    .unwrap();
             }
             let expected = Expected { offset, len, read };
             running.insert(token, expected);
@@ -169,10 +174,9 @@ fn exercise_image(image: &Arc<dyn Image>, mut disk: Vec<u8>, mode: IoMode, seed:
         }
         engine.commit();
         let mut any = false;
-        while let Some((mut job, result)) = engine.complete() {
+        while let Some((job, result)) = engine.complete() {
             any = true;
             result.unwrap_or_else(|error| panic!("{mode:?} {seed} {:?}: {error}", job.work));
-            job.buffers.restore(matches!(job.work, Work::Read { .. }));
             let expected = running.remove(&job.token).unwrap();
             if let Some(bytes) = expected.read {
                 let place = GuestAddress((u64::from(job.token) + 1) * ROOM - 8);

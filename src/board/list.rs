@@ -99,6 +99,11 @@ impl Board {
         &self.parts
     }
 
+    /// Gives the parts away.
+    pub fn into_parts(self) -> Vec<Placed> {
+        self.parts
+    }
+
     /// What all parts together have under `\_SB` in the DSDT.
     pub fn aml(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

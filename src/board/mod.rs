@@ -14,7 +14,8 @@
 //! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
 //!   when their output is heard of), queues for an event loop;
 //! - [`watch`]: who is on an event loop;
-//! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine.
+//! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine; [`waiting`]: how a
+//!   vCPU waits for a device.
 //!
 //! Nothing here knows any part by name. The list of them is the machine's
 //! ([`machine::parts`](crate::machine::parts)).
@@ -30,6 +31,7 @@ pub mod place;
 pub mod power;
 pub mod pump;
 pub mod site;
+pub mod waiting;
 pub mod watch;
 
 pub use bus::Bus;
@@ -40,6 +42,7 @@ pub use pace::Pace;
 pub use part::{Names, Need, Part};
 pub use place::Place;
 pub use power::{PowerRequest, PowerSink};
-pub use pump::{Pump, Turn};
+pub use pump::{Pump, Server, Turn};
 pub use site::{Site, SiteError, Wires};
+pub use waiting::Waiting;
 pub use watch::Watcher;

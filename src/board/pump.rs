@@ -1,4 +1,4 @@
-//! A queue that somebody has to work at: an event loop, or a thread of its own.
+//! A queue that somebody has to work at: the machine's event loop, or a thread.
 //!
 //! The queue of a device does nothing by itself. Whoever watches its file descriptors gives it a turn
 //! when one of them is readable ([`Pump::run`]). A turn has a bound, so that one queue does not keep the
@@ -19,10 +19,27 @@ pub enum Turn {
     Later(Duration),
 }
 
+/// Who gives a queue its turns.
+///
+/// The machine's event loop also hears signals, the time limit and the escape keys, so nothing may wait for
+/// the host on it: a queue whose turns can do that is served by a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// The machine's event loop. No turn waits for anything.
+    MainLoop,
+    /// A thread that serves all queues of the device.
+    DeviceThread,
+    /// A thread that serves this queue alone.
+    OwnThread,
+}
+
 /// A queue of a device, as an event loop sees it.
 pub trait Pump: Send + Sync {
     /// `vda.0`, for its thread and for messages.
     fn name(&self) -> &str;
+
+    /// `vda`, the device that it belongs to.
+    fn device(&self) -> &str;
 
     /// Becomes readable when the driver notifies the queue; KVM writes it by ioeventfd.
     fn kick(&self) -> &EventFd;
@@ -33,9 +50,13 @@ pub trait Pump: Send + Sync {
     /// Whether a turn may end in [`Turn::Later`].
     fn is_limited(&self) -> bool;
 
-    /// Whether it wants a thread of its own.
-    fn wants_thread(&self) -> bool;
+    /// Who has to give it its turns.
+    fn server(&self) -> Server;
 
     /// Works for a turn, which is bounded. It may spin only if nobody else needs the thread: `alone`.
     fn run(&self, alone: bool) -> Turn;
+
+    /// The machine has ended: waits for what is in flight, and takes nothing more. Called by who has given the
+    /// turns.
+    fn stop(&self);
 }

@@ -18,6 +18,7 @@ use super::device::{BusDevice, IrqLine, Lifecycle};
 use super::place::{Place, Range};
 use super::power::PowerSink;
 use super::pump::Pump;
+use super::waiting::Waiting;
 use crate::error::io_reason;
 
 /// Why a part cannot be built.
@@ -93,6 +94,8 @@ pub struct Site<'a> {
     pub power: PowerSink,
     /// The wires.
     pub wires: &'a dyn Wires,
+    /// How a vCPU waits for a device.
+    pub waiting: Arc<Waiting>,
     /// Left here: what answers on ports.
     pub ports: Bus,
     /// Left here: what answers on guest physical addresses.
@@ -109,11 +112,17 @@ pub struct Site<'a> {
 
 impl<'a> Site<'a> {
     /// A site without anything on it.
-    pub fn new(memory: &'a Arc<GuestMemoryMmap>, power: PowerSink, wires: &'a dyn Wires) -> Self {
+    pub fn new(
+        memory: &'a Arc<GuestMemoryMmap>,
+        power: PowerSink,
+        wires: &'a dyn Wires,
+        waiting: Arc<Waiting>,
+    ) -> Self {
         Site {
             memory,
             power,
             wires,
+            waiting,
             ports: Bus::default(),
             pages: Bus::default(),
             devices: Vec::new(),

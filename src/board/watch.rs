@@ -17,6 +17,12 @@ pub trait Watcher: MutEventSubscriber {
     fn watched(&self) -> Vec<(RawFd, u32)>;
 }
 
+impl<T: Watcher + ?Sized> Watcher for Box<T> {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        (**self).watched()
+    }
+}
+
 impl<T: Watcher + ?Sized> Watcher for Rc<RefCell<T>> {
     fn watched(&self) -> Vec<(RawFd, u32)> {
         self.borrow().watched()

@@ -1,9 +1,13 @@
 //! The vmlinux inside a bzImage, unpacked on the host.
 //!
-//! Decompressors are libraries. What is ours is the bound: a few kilobytes of crafted input can
-//! claim to unpack to any size.
+//! Decompressors are libraries, and all of them are written in Rust: the bytes are a stranger's, and a
+//! decoder in C would be one more place where they could overwrite memory of ours. What is ours is the bound: a few
+//! kilobytes of crafted input can claim to unpack to any size.
 
 use std::io::{self, Read};
+
+use lzma_rust2::{LzmaReader, XzReader};
+use ruzstd::decoding::StreamingDecoder;
 
 use super::bzimage::{BzImage, Compression};
 use super::source::Source;
@@ -11,7 +15,9 @@ use super::source::Source;
 /// No kernel unpacks to more. Debian's has about 60 MiB.
 pub const MAX_UNPACKED: u64 = 512 << 20;
 /// The kernel's own decoder takes windows of up to 128 MiB.
-const ZSTD_WINDOW_LOG: u32 = 27;
+const ZSTD_WINDOW: u64 = 128 << 20;
+/// What a decoder of xz or LZMA may need, in KiB: a dictionary as large as the largest kernel, and its tables.
+const XZ_KIB: u32 = (MAX_UNPACKED >> 10) as u32 + (64 << 10);
 /// Linux packs LZ4 in blocks of 8 MiB (the legacy frame format of lz4_Frame_format.md).
 const LZ4_BLOCK: usize = 8 << 20;
 
@@ -55,21 +61,26 @@ pub fn unpack(source: &Source, image: &BzImage) -> Result<Vec<u8>, UnpackError> 
 fn unpack_bytes(packed: &[u8], compression: Compression) -> Result<Vec<u8>, UnpackError> {
     match compression {
         Compression::Gzip => bounded(flate2::read::GzDecoder::new(packed)),
-        Compression::Xz => bounded(liblzma::read::XzDecoder::new(packed)),
-        Compression::Lzma => {
-            let stream =
-                liblzma::stream::Stream::new_lzma_decoder(u64::MAX).map_err(io::Error::from)?;
-            bounded(liblzma::read::XzDecoder::new_stream(packed, stream))
-        }
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(packed)?.single_frame();
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            bounded(decoder)
-        }
+        Compression::Xz => bounded(xz(packed)),
+        Compression::Lzma => bounded(LzmaReader::new_mem_limit(packed, XZ_KIB, None)?),
+        Compression::Zstd => bounded(zstd(packed)?),
         Compression::Lz4 => lz4_blocks(packed),
         Compression::None => Ok(packed.to_vec()),
         other => Err(UnpackError::Format(other.name())),
     }
+}
+
+/// What the xz stream at the beginning of `packed` unpacks to. Streams behind it are none of a kernel's.
+pub(super) fn xz(packed: &[u8]) -> impl Read {
+    XzReader::new_mem_limit(packed, false, XZ_KIB)
+}
+
+/// What the zstd frame at the beginning of `packed` unpacks to.
+///
+/// # Errors
+/// When there is none, or it wants too large a window.
+pub(super) fn zstd(packed: &[u8]) -> io::Result<impl Read> {
+    StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW).map_err(io::Error::other)
 }
 
 fn bounded(decoder: impl Read) -> Result<Vec<u8>, UnpackError> {
@@ -123,7 +134,8 @@ mod tests {
         let mut packed = gz.finish().unwrap();
         packed.extend(70_000u32.to_le_bytes());
         assert_eq!(unpack_bytes(&packed, Compression::Gzip).unwrap(), text);
-        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        let mut xz =
+            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
         xz.write_all(&text).unwrap();
         let mut packed = xz.finish().unwrap();
         packed.extend(70_000u32.to_le_bytes());

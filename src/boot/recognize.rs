@@ -5,6 +5,7 @@
 
 use std::io::Read;
 
+use super::payload;
 use super::setup;
 use super::source::Source;
 use crate::storage::foreign;
@@ -215,18 +216,15 @@ impl Kind {
 /// Some bytes of what `packed` is the beginning of.
 fn first_unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     const ENOUGH: u64 = 16;
-    const WINDOW_LOG: u32 = 27;
     let mut bytes = Vec::new();
     // Each fails at the end of the piece that was read; what came before is all that is wanted.
     let mut take = |decoder: &mut dyn Read| decoder.take(ENOUGH).read_to_end(&mut bytes).is_ok();
     let read = if packed.starts_with(b"\x1f\x8b") {
         take(&mut flate2::read::GzDecoder::new(packed))
     } else if packed.starts_with(b"\xfd7zXZ\0") {
-        take(&mut liblzma::read::XzDecoder::new(packed))
+        take(&mut payload::xz(packed))
     } else if packed.starts_with(b"\x28\xb5\x2f\xfd") {
-        let mut decoder = zstd::stream::read::Decoder::new(packed).ok()?;
-        decoder.window_log_max(WINDOW_LOG).ok()?;
-        take(&mut decoder)
+        take(&mut payload::zstd(packed).ok()?)
     } else {
         false
     };

@@ -8,6 +8,7 @@ use super::print;
 use super::run::LAB;
 use crate::error::{ExitStatus, help_for};
 use crate::machine::host::{self, Backend, KvmError};
+use crate::sandbox::offer::{self, Means};
 
 /// Options of `bantam check`.
 #[derive(Debug, Args)]
@@ -36,6 +37,8 @@ struct Report {
     meaning: &'static str,
     max_cpus: Option<usize>,
     capabilities: Vec<Capability>,
+    /// What the sandbox can be made of.
+    sandbox: Vec<Means>,
     /// Which guests run here, which do not, and what to do about these.
     runs: &'static str,
     does_not_run: &'static str,
@@ -89,6 +92,7 @@ fn examine() -> Report {
         meaning: backend.meaning(),
         max_cpus: kvm.map(Kvm::get_max_vcpus),
         capabilities,
+        sandbox: offer::examine(),
         help: problem.as_ref().map(help_for),
         error: problem.map(|error| error.to_string()),
     }
@@ -149,6 +153,17 @@ fn describe(report: &Report) -> String {
         line(
             mark,
             format!("{} ({})", capability.name, capability.purpose),
+        );
+    }
+    for means in &report.sandbox {
+        let mark = if means.available { "yes" } else { "no" };
+        let detail = match means.detail.as_str() {
+            "" => String::new(),
+            detail => format!(": {detail}"),
+        };
+        line(
+            mark,
+            format!("sandbox: {} ({}){detail}", means.name, means.purpose),
         );
     }
     line("runs", report.runs.into());

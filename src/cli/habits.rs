@@ -91,7 +91,9 @@ const IN_BACKGROUND: Answer = NotYet(
 const NO_CONTAINER: Answer =
     NotNeeded("a guest is a machine of its own, with its own kernel and users");
 const DISK_INSTEAD: Answer = Use("'--disk {}': the guest finds it as /dev/vda");
-const ANY_CPU: Answer = NotNeeded("a guest has the host's processor, as with QEMU's '-cpu host'");
+const ANY_CPU: Answer = NotNeeded(
+    "a guest has the host's processor, as with QEMU's '-cpu host'; its VMX or SVM too with --nested",
+);
 const ONE_MACHINE: Answer =
     NotNeeded("there is one kind of machine: virtio-mmio, ACPI, no PCI bus");
 

@@ -18,8 +18,9 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ExitStatus, Failure, escaped, more_address_space, say};
+use crate::error::{ExitStatus, Failure, escaped, more_address_space};
 use crate::limits;
+use crate::outlet::{say, stderr};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -30,6 +31,7 @@ Exit codes:
   4  the guest crashed (kernel panic, triple fault, KVM internal error)
   5  a signal ended the machine before the guest powered off
   6  the time limit ended the machine
+  7  the sandbox stopped the program
 
 Examples:
   bantam run /boot/vmlinuz --initrd /boot/initrd.img --append 'root=/dev/vda1' --disk debian.raw
@@ -69,14 +71,16 @@ enum Command {
 
 /// Runs the command and returns the exit code; prints at most one error.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitStatus {
-    match dispatch(args) {
+    let status = match dispatch(args) {
         Ok(status) => status,
         Err(failure) => {
             say(&format!("error: {}", escaped(&failure.error)));
             say(&format!("help: {}", escaped(&failure.help)));
             failure.status
         }
-    }
+    };
+    stderr::finish();
+    status
 }
 
 fn dispatch(args: impl Iterator<Item = OsString>) -> Result<ExitStatus, Failure> {

@@ -7,8 +7,10 @@ use super::args::RunArgs;
 use super::print;
 use crate::config::{ConfigError, VmConfig, file};
 use crate::disk_image::target;
-use crate::error::{ExitStatus, Failure, escaped, say, without_errno};
+use crate::error::{ExitStatus, Failure, escaped, without_errno};
 use crate::machine::{Exit, Plan, StartError, host, rehearsal, report, session, signals};
+use crate::outlet::{say, stderr};
+use crate::sandbox::{self, Mode, privileges};
 
 /// The lab is a machine that QEMU emulates, with a real KVM inside (docs/lab.md).
 pub(super) const LAB: &str = "resources/lab/lab --time-limit 600 --";
@@ -29,6 +31,15 @@ pub fn run(args: RunArgs) -> Result<ExitStatus, Failure> {
         Some(file) => usage(file.locate(error, &flags)),
         None => usage(error),
     })?;
+    if config.sandbox.mode != Mode::Off {
+        let in_file = file.iter().flat_map(|file| file.layer.all_texts());
+        privileges::close_inherited(flags.all_texts().chain(in_file));
+    }
+    let chosen = match args.dry_run {
+        true => config.sandbox.check(),
+        false => sandbox::choose(&config.sandbox),
+    };
+    chosen.map_err(|error| Failure::new(ExitStatus::Start, &error))?;
     for disk in &mut config.disks {
         disk.access.look_only = args.dry_run;
     }
@@ -129,6 +140,7 @@ fn start_log(verbose: u8) {
     let env = env_logger::Env::default().filter_or("BANTAM_LOG", level);
     // Fails only where a logger is set already: then that one stays.
     let _ = env_logger::Builder::from_env(env)
+        .target(env_logger::Target::Pipe(Box::new(stderr::Log)))
         .format(|out, record| {
             writeln!(
                 out,

@@ -32,8 +32,8 @@ const SERIAL_BYTES: usize = 20;
 /// Without `poll=`, for a thread that the queue has for itself: as long as KVM lets a halted vCPU's
 /// thread look (halt_poll_ns).
 const POLL_ALONE: Duration = Duration::from_micros(200);
-/// Without `poll=`, for the main loop: a driver that asks again at once, or what is in the page
-/// cache, but no disk.
+/// Without `poll=`, for the thread that all queues of a disk share: a driver that asks again at once, or what is
+/// in the page cache, but no disk.
 const POLL_SHARED: Duration = Duration::from_micros(50);
 /// A reset of the device waits for a turn, and so may wait for sixteen of these and a quarter more.
 const MAX_POLL_MICROS: u64 = 1000;
@@ -58,7 +58,7 @@ pub struct Disk {
     pub io: IoMode,
     /// Whether the guest can give space back.
     pub discard: bool,
-    /// A thread for each queue, instead of the main loop.
+    /// A thread for each queue, instead of one for all of them.
     pub io_thread: bool,
     /// A wait that is expected to end within this time is no reason for the thread to sleep.
     pub poll: Duration,

@@ -4,7 +4,7 @@
 //! A layer has a place for each entry of [`OPTIONS`]. Texts are kept as they were written: what they
 //! mean is not its question.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -95,6 +95,14 @@ impl Layer {
     /// The value of a choice, which was checked to be one of its words.
     pub fn choice<T: ValueEnum>(&self, name: &str) -> Option<T> {
         T::from_str(&self.text(name)?, false).ok()
+    }
+
+    /// All texts of all options.
+    pub fn all_texts(&self) -> impl Iterator<Item = &OsStr> {
+        self.said.iter().flatten().flat_map(|said| match said {
+            Said::Texts(texts) => texts.iter().map(OsString::as_os_str),
+            Said::Switch(_) => [].iter().map(OsString::as_os_str),
+        })
     }
 
     fn words(&self, name: &str) -> &[OsString] {

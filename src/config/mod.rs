@@ -10,6 +10,7 @@
 //! [`values`] and [`disk`] give them meaning. After [`VmConfig::resolve`] nothing about numbers and words can be wrong any more; whether files are
 //! what they should be is the next step's question ([`Plan`](crate::machine::Plan)).
 
+pub mod console;
 pub mod credential;
 pub mod disk;
 pub mod elsewhere;
@@ -29,11 +30,12 @@ use crate::arch::x86_64::topology::Topology;
 use crate::boot::{ProtocolChoice, Unpack};
 
 use crate::memory::Backing;
+use crate::sandbox;
+pub use console::{Console, Port};
 pub use credential::Credential;
 pub use disk::Disk;
 pub use error::ConfigError;
 pub use layer::Layer;
-pub use values::{Console, Port};
 
 /// Guest memory where nobody says how much.
 const DEFAULT_MEMORY: u64 = 512 << 20;
@@ -71,6 +73,8 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// vCPUs.
     pub topology: Topology,
+    /// Whether the guest may be a hypervisor itself.
+    pub nested: bool,
     /// RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
     /// What the memory is on the host.
@@ -89,10 +93,14 @@ pub struct VmConfig {
     pub rng: bool,
     /// Whether memory that the guest has freed goes back to the host.
     pub reclaim: bool,
+    /// Whether core dumps of this program have the guest's memory in them.
+    pub core: bool,
     /// When the machine is ended.
     pub time_limit: Option<Duration>,
     /// The machine's number; without one, each start has another.
     pub uuid: Option<Uuid>,
+    /// What the process gives up once the machine is set up.
+    pub sandbox: sandbox::Settings,
     /// What systemd in the guest is given.
     pub credentials: Vec<Credential>,
 }
@@ -154,10 +162,11 @@ impl VmConfig {
             cmdline: layer.text("cmdline"),
             disks,
             topology,
+            nested: layer.switch("nested").unwrap_or(false),
             memory,
             memory_backing,
             console: match layer.text("console") {
-                Some(text) => values::console(&text)?,
+                Some(text) => console::console(&text)?,
                 None => Console::Stdio(Port::Auto),
             },
             protocol: layer.choice("protocol").unwrap_or_default(),
@@ -166,6 +175,7 @@ impl VmConfig {
             reboot: layer.switch("reboot").unwrap_or(false),
             rng: layer.switch("rng").unwrap_or(false),
             reclaim,
+            core: layer.switch("core").unwrap_or(false),
             time_limit: match layer.text("time-limit") {
                 Some(text) => Some(values::duration(&text)?),
                 None => None,
@@ -173,6 +183,11 @@ impl VmConfig {
             uuid: match layer.text("uuid") {
                 Some(text) => Some(values::uuid(&text)?),
                 None => None,
+            },
+            sandbox: sandbox::Settings {
+                mode: layer.choice("sandbox").unwrap_or_default(),
+                user: layer.text("user"),
+                chroot: layer.path("chroot"),
             },
             credentials: credential::credentials(
                 &layer.texts("credential"),

@@ -17,10 +17,10 @@ use std::path::Path;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::values;
-use super::{credential, disk, elsewhere};
+use super::{console, credential, disk, elsewhere};
 use crate::boot::{ProtocolChoice, Unpack};
 use crate::memory::Backing;
+use crate::sandbox;
 
 /// An option, as it is written.
 #[derive(Debug)]
@@ -200,6 +200,17 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "nested",
+        kind: Kind::Switch {
+            yes: Some("Let the guest use KVM itself, where the host's KVM can do that"),
+            no: Some(
+                "Keep VMX and SVM from it, also where the configuration file has 'nested = true'",
+            ),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "memory",
         short: Some('m'),
         kind: Kind::Amount,
@@ -220,12 +231,13 @@ pub const OPTIONS: &[Opt] = &[
         name: "console",
         kind: Kind::Text,
         value: "WHERE",
-        help: "Console: stdio, serial, virtio, none, pty, file=PATH [default: stdio]",
+        help: "Console: stdio, serial, virtio, none, pty, file=PATH[,max=SIZE] [default: stdio]",
         more: "On a terminal, stdio is a virtio console (hvc0), which follows the terminal's size, if the \
                kernel has the driver built in, and else the serial port (ttyS0); serial is the serial port \
-               in any case, virtio has the virtio console in any case",
+               in any case, virtio has the virtio console in any case. A file with max, such as max=10M, gets no \
+               longer than that: what has no more room in it goes to PATH.1",
         example: r#""stdio""#,
-        beside: values::console_beside,
+        beside: console::beside,
         ..PLAIN
     },
     Opt {
@@ -283,11 +295,45 @@ pub const OPTIONS: &[Opt] = &[
         ..PLAIN
     },
     Opt {
+        name: "core",
+        kind: Kind::Switch {
+            yes: Some("Have the guest's memory in core dumps of this program"),
+            no: Some("Leave it out, also where the configuration file has 'core = true'"),
+        },
+        example: "true",
+        ..PLAIN
+    },
+    Opt {
         name: "time-limit",
         kind: Kind::Amount,
         value: "TIME",
         help: "End the machine after this time: 30s, 5m",
         example: r#""10m""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "sandbox",
+        kind: Kind::Choice(choices::<sandbox::Mode>),
+        value: "SANDBOX",
+        help: "What becomes of a system call that a running machine has no use for",
+        example: r#""on""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "user",
+        kind: Kind::Amount,
+        value: "USER",
+        help: "Become this user when all files are open; for root alone",
+        example: r#""nobody""#,
+        ..PLAIN
+    },
+    Opt {
+        name: "chroot",
+        kind: Kind::Path,
+        value: "FOLDER",
+        help: "See no files but those in this folder, which may be empty, when all are open; for root alone",
+        example: r#""/var/empty""#,
+        beside: path_beside,
         ..PLAIN
     },
     Opt {

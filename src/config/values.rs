@@ -1,7 +1,5 @@
-//! What the words of a configuration mean: sizes, durations, topologies, consoles.
+//! What the words of a configuration mean: sizes, durations, topologies.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -14,30 +12,6 @@ use crate::memory::Backing;
 /// Below this the boot tables and a kernel have no room.
 const MIN_MEMORY: u64 = 2 << 20;
 const PAGE: u64 = 4096;
-
-/// Where the guest's console goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Console {
-    /// Standard input and output.
-    Stdio(Port),
-    /// Nowhere.
-    None,
-    /// Output to a file, no input.
-    File(PathBuf),
-    /// A new pseudo-terminal.
-    Pty,
-}
-
-/// What the guest finds at its end of standard input and output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
-    /// The serial port, and a virtio console beside it where that is of use.
-    Auto,
-    /// The serial port alone.
-    Serial,
-    /// A virtio console beside the serial port in any case.
-    Virtio,
-}
 
 pub(super) fn wrong(
     key: &'static str,
@@ -309,39 +283,6 @@ pub fn topology(text: &str) -> Result<Topology, ConfigError> {
     Ok(topology)
 }
 
-/// `stdio`, `serial`, `virtio`, `none`, `pty` or `file=PATH`.
-///
-/// # Errors
-/// See [`ConfigError`].
-pub fn console(text: &str) -> Result<Console, ConfigError> {
-    const KEY: &str = "--console";
-    const FORMS: &str = "it is one of: stdio, serial, virtio, none, pty, file=PATH";
-    match text {
-        "stdio" => Ok(Console::Stdio(Port::Auto)),
-        "serial" => Ok(Console::Stdio(Port::Serial)),
-        "virtio" => Ok(Console::Stdio(Port::Virtio)),
-        "none" => Ok(Console::None),
-        "pty" => Ok(Console::Pty),
-        _ => match text.strip_prefix("file=") {
-            Some("") => Err(wrong(KEY, text, "the path is missing", FORMS)),
-            Some(path) => Ok(Console::File(path.into())),
-            None => Err(wrong(KEY, text, "no such console", FORMS)),
-        },
-    }
-}
-
-/// Puts `folder` before the path in `file=PATH`.
-pub(super) fn console_beside(text: &str, folder: &Path) -> OsString {
-    match text.strip_prefix("file=") {
-        Some(path) if !path.is_empty() => {
-            let mut text = OsString::from("file=");
-            text.push(folder.join(path));
-            text
-        }
-        _ => text.into(),
-    }
-}
-
 /// Splits at commas; two in a row are one that belongs to the word.
 pub(crate) fn split_commas(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
@@ -442,7 +383,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
-            let _ = (memory(&text), duration(&text), topology(&text), console(&text), uuid(&text));
+            let _ = (memory(&text), duration(&text), topology(&text), uuid(&text));
         }
 
         #[test]

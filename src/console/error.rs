@@ -16,6 +16,15 @@ pub enum ConsoleError {
         /// The host's reason.
         source: io::Error,
     },
+    /// A FIFO or a device with `max=`.
+    #[error("{} is no file that could be begun again at its maximum", path.display())]
+    NoBound {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A thread or a pipe for a file, which nobody else may wait for.
+    #[error("cannot start a thread for the console's files: {}", io_reason(.0))]
+    Thread(#[source] io::Error),
     /// No pseudo-terminal.
     #[error("cannot make a pseudo-terminal: {}", io_reason(.0))]
     Pty(#[source] io::Error),
@@ -43,13 +52,14 @@ impl Help for ConsoleError {
                 Some(libc::ENOSPC | libc::EDQUOT) => "make room there".into(),
                 _ => "choose another file with --console file=PATH".into(),
             },
+            ConsoleError::NoBound { .. } => "leave ',max=' away, or name a file".into(),
             ConsoleError::Pty(_) => {
                 "mount devpts on /dev/pts, or choose another console: --console stdio".into()
             }
             ConsoleError::Terminal(_) => {
                 "redirect standard input, or choose another console: --console pty".into()
             }
-            ConsoleError::Standard(_) | ConsoleError::Timer(_) => {
+            ConsoleError::Standard(_) | ConsoleError::Timer(_) | ConsoleError::Thread(_) => {
                 "check the limits of this user (ulimit -a) and of its cgroup".into()
             }
         }

@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::keys::{Action, HELP, Keys};
-use super::output::{Output, Wrote};
 use super::size;
 use super::stage::Stage;
 use super::stall::Stall;
 use crate::board::{CharDevice, Watcher};
-use crate::error::{io_reason, say};
+use crate::error::io_reason;
+use crate::outlet::{Output, Wrote, say};
 
 /// Bytes typed ahead of a guest that does not read.
 const MAX_PENDING: usize = 16 * 1024;
@@ -91,8 +91,8 @@ pub struct Input {
     terminal: Option<Terminal>,
     /// epoll watches it now.
     watched: bool,
-    /// epoll cannot watch it, as it is a plain file: always readable.
-    plain_file: bool,
+    /// epoll cannot watch it, as it is /dev/null or the like: always readable.
+    unwatchable: bool,
 }
 
 /// What a terminal has and a pipe has not.
@@ -118,7 +118,7 @@ impl Input {
             file,
             terminal,
             watched: false,
-            plain_file: false,
+            unwatchable: false,
         })
     }
 
@@ -135,8 +135,8 @@ impl Input {
     }
 }
 
-/// EPERM: epoll does not take plain files, which are always readable.
-fn is_plain_file(error: &event_manager::Error) -> bool {
+/// EPERM: epoll does not take every file.
+fn is_unwatchable(error: &event_manager::Error) -> bool {
     matches!(error, event_manager::Error::Epoll(errno) if io::Error::from(*errno).raw_os_error() == Some(libc::EPERM))
 }
 
@@ -254,13 +254,13 @@ impl Console {
                 return;
             };
             let wanted = input.wants(room, !self.line.pending.is_empty());
-            if input.plain_file && wanted {
+            if input.unwatchable && wanted {
                 if !self.read_input() {
                     self.line.input = None;
                 }
                 continue;
             }
-            if input.watched != wanted && !input.plain_file {
+            if input.watched != wanted && !input.unwatchable {
                 let events = Events::with_data(&input.file, INPUT, EventSet::IN);
                 let result = if wanted {
                     ops.add(events)
@@ -269,8 +269,9 @@ impl Console {
                 };
                 match result {
                     Ok(()) => input.watched = wanted,
-                    Err(error) if wanted && is_plain_file(&error) => {
-                        input.plain_file = true;
+                    // EPERM: a device that epoll does not take, and that is always ready.
+                    Err(error) if wanted && is_unwatchable(&error) => {
+                        input.unwatchable = true;
                         continue;
                     }
                     // Anything else may not be read without being watched: the loop would wait for it, and for

@@ -1,24 +1,24 @@
 //! The console: bytes between the guest and the user's terminal, a pipe, or a file.
 //!
 //! ```text
-//!   serial port ─▶ stage.rs ─▶ line.rs ─▶ output.rs ─▶ stdout, a pipe, a file, a pseudo-terminal
+//!   serial port ─▶ stage.rs ─▶ line.rs ─▶ Output ─▶ stdout, a pipe, a file, a pseudo-terminal
 //!   or hvc0     ◀─ stage.rs ◀─ line.rs ◀─ keys.rs (a terminal only) ◀─ stdin
 //! ```
 //!
 //! - [`mod@line`]: the subscriber of the event loop that moves the bytes, with [`stall`] for a guest that
 //!   does not read;
 //! - [`stage`]: which of the guest's devices is seen; [`repeats`]: what it prints again;
-//! - [`output`]: an output that never blocks;
 //! - [`endpoints`]: opens what the configuration names;
 //! - [`raw`]: puts the terminal into raw mode and takes it back, whatever ends the process;
 //! - [`size`]: asks a terminal for its size;
 //! - [`keys`]: finds Ctrl-a sequences in what is typed.
+//!
+//! What output goes to, and why nobody waits for it, is in [`outlet`](crate::outlet).
 
 pub mod endpoints;
 pub mod error;
 pub mod keys;
 pub mod line;
-pub mod output;
 pub mod raw;
 pub mod repeats;
 pub mod size;

@@ -12,6 +12,8 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sandbox::violation;
+
 /// The terminal that is raw, and how it was.
 struct Saved {
     armed: AtomicBool,
@@ -155,6 +157,7 @@ extern "C" fn on_fatal_signal(signal: libc::c_int) {
 fn install_restorers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        violation::before_the_end(restore);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             restore();

@@ -34,12 +34,16 @@ use crate::limits;
 const WORTH_A_THREAD: u64 = 1 << 20;
 
 impl Machine {
-    /// Makes the machine that `plan` describes, with `memory`, which is all zeros, as its RAM.
+    /// Makes the machine that `plan` describes by `kvm`, with `memory`, which is all zeros, as its RAM. No file
+    /// is opened for it: the process may be in the sandbox.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn build(plan: &Plan, memory: &Arc<GuestMemoryMmap>) -> Result<Self, StartError> {
-        let kvm = Arc::new(host::open()?);
+    pub fn build(
+        plan: &Plan,
+        memory: &Arc<GuestMemoryMmap>,
+        kvm: &Arc<Kvm>,
+    ) -> Result<Self, StartError> {
         let cpus = plan.config.topology.cpus();
         let max = kvm.get_max_vcpus();
         if cpus as usize > max {
@@ -50,6 +54,7 @@ impl Machine {
             kvm.clone(),
             Start {
                 topology: plan.config.topology,
+                nested: plan.config.nested,
                 protocol: plan.placement.protocol,
                 entry: plan.placement.entry,
             },
@@ -64,7 +69,7 @@ impl Machine {
             } else {
                 Some(spawn(scope, load)?)
             };
-            let machine = Machine::assemble(&kvm, vcpus, plan, memory);
+            let machine = Machine::assemble(kvm, vcpus, plan, memory);
             if let Some(loading) = loading {
                 join(loading)??;
             }
@@ -102,7 +107,7 @@ impl Machine {
             told_of_panic(told.clone()),
         ));
         let wires = vm.clone();
-        let mut site = Site::new(memory, power_sink(&exit, &reset), &*wires);
+        let mut site = Site::new(memory, power_sink(&exit, &reset), &*wires, exit.waiting());
         for placed in plan.board.parts() {
             placed.part.build(&placed.place, &mut site)?;
         }

@@ -9,19 +9,25 @@ use std::time::Duration;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::Machine;
 use super::ending::Exit;
+use super::handle::{Machine, Reached};
 use super::signals::{self, Signals};
 use crate::board::{IrqLine, Watcher};
 
 /// How long a guest has to power off after its power button was pressed.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// When to look again whether what is in flight has ended, at a pause; then after twice as long each time, up
+/// to the last.
+const FIRST_LOOK: Duration = Duration::from_micros(200);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
 const STOP: u32 = 0;
 const SIGNAL: u32 = 1;
 const LIMIT: u32 = 2;
 const GRACE_OVER: u32 = 3;
 const PARKED: u32 = 4;
+const LOOK_AGAIN: u32 = 5;
 
 /// The subscriber.
 pub struct Control {
@@ -30,6 +36,9 @@ pub struct Control {
     power_button: IrqLine,
     limit: Option<TimerFd>,
     grace: TimerFd,
+    /// Set while a pause waits for what is in flight, and for how long.
+    look_again: TimerFd,
+    look_after: Duration,
     pressed_by: Option<&'static str>,
     listeners: Listeners,
 }
@@ -70,6 +79,8 @@ impl Control {
             power_button,
             limit,
             grace: TimerFd::new()?,
+            look_again: TimerFd::new()?,
+            look_after: FIRST_LOOK,
             pressed_by: None,
             listeners,
         })
@@ -78,6 +89,22 @@ impl Control {
     /// Whether a signal has asked for the end, and the guest was told so.
     pub fn pressed(&self) -> bool {
         self.pressed_by.is_some()
+    }
+
+    /// All vCPUs may be parked, or a device quiet.
+    fn on_parked(&mut self) {
+        match self.machine.on_parked() {
+            Reached::Nothing => {}
+            Reached::AllParked => {
+                if let Err(error) = self.look_again.reset(self.look_after, None) {
+                    log::error!(
+                        "cannot set a timer, so the machine does not come to be paused: {error}"
+                    );
+                }
+                self.look_after = self.look_after.saturating_mul(2).min(LAST_LOOK);
+            }
+            Reached::Paused => (self.listeners.on_paused)(),
+        }
     }
 
     fn on_signal(&mut self, signal: libc::c_int) {
@@ -115,9 +142,13 @@ impl MutEventSubscriber for Control {
                 self.machine.end(Exit::Signal(name));
             }
             PARKED => {
-                if self.machine.on_parked() {
-                    (self.listeners.on_paused)();
-                }
+                self.look_after = FIRST_LOOK;
+                self.on_parked();
+            }
+            LOOK_AGAIN => {
+                // Not read, which could wait for a timer that was set anew.
+                let _ = self.look_again.clear();
+                self.on_parked();
             }
             // The loop looks at the exit box itself. The event stays, but only this once.
             _ => {
@@ -137,6 +168,7 @@ impl Watcher for Control {
             (self.machine.all_parked_fd(), PARKED),
             (self.signals.as_raw_fd(), SIGNAL),
             (self.grace.as_raw_fd(), GRACE_OVER),
+            (self.look_again.as_raw_fd(), LOOK_AGAIN),
         ];
         watched.into_iter().chain(limit).collect()
     }

@@ -8,6 +8,7 @@ use crate::board::SiteError;
 use crate::console::ConsoleError;
 use crate::error::{Help, io_reason};
 use crate::memory::MapError;
+use crate::sandbox::privileges::PrivilegeError;
 
 /// See [`Machine`](super::Machine).
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,9 @@ pub enum StartError {
     /// The console cannot be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// What the user asks the sandbox for cannot be done.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     /// More vCPUs than KVM makes.
     #[error("--cpus {cpus}: KVM on this host makes at most {max}")]
     Cpus {
@@ -82,6 +86,7 @@ impl Help for StartError {
             ),
             StartError::Memory(error) => error.help(),
             StartError::Console(error) => error.help(),
+            StartError::Privilege(error) => error.help(),
             StartError::Cpus { max, .. } => format!("give at most --cpus {max}"),
             StartError::Call { .. } => {
                 "'bantam check' tells whether this host has what is needed".into()

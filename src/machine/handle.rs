@@ -1,7 +1,7 @@
 //! A machine as a handle: run it, pause it, have it go on, end it, ask for its state.
 //!
 //! ```text
-//!                pause                all vCPUs parked, devices quiesced
+//!                pause            all vCPUs parked, devices quiesced, nothing in flight
 //!   Running ──────────────▶ Pausing ────────────────────────────────────▶ Paused
 //!      ▲                       │                                             │
 //!      └───────────────────────┴──────────────── resume ─────────────────────┘
@@ -30,21 +30,42 @@ use super::state::{DeviceState, MachineState, Phase};
 use super::vcpu::{Mailboxes, Shared, Vcpus};
 use crate::board::site::Built;
 use crate::board::{CharDevice, IrqLine, Lifecycle, Pump};
+use crate::sandbox;
 use crate::sync::lock;
 
 /// How long [`Machine::state`] waits for all vCPUs together.
 const ANSWER: Duration = Duration::from_millis(50);
-/// How often [`Machine::wait_paused`] looks at what nobody tells it.
+/// How often [`Machine::wait_paused`] looks whether the machine has ended, of which nobody tells it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What has become of a pause that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// Nothing: it was taken back, or a vCPU has not parked yet.
+    Nothing,
+    /// All vCPUs are parked and the devices quiesced, but something is still in flight in one of them.
+    AllParked,
+    /// The machine has come to be paused.
+    Paused,
+}
+
+/// What the machine is to do, and how far that is.
+#[derive(Debug)]
+struct Progress {
+    /// Never [`Phase::Ended`], which `exit` knows.
+    phase: Phase,
+    /// The devices are quiesced: in a pause, from the moment when all vCPUs are parked.
+    quiesced: bool,
+}
 
 /// A machine that is set up. [`Machine::run`](super::run) runs it, once.
 pub struct Machine {
     /// Where its end is announced.
     pub(super) exit: Arc<ExitBox>,
     vcpus: Arc<Mailboxes>,
-    /// Never [`Phase::Ended`], which `exit` knows. Held while vCPUs are told to park or to go on, and
-    /// while devices are quiesced or resumed: these may not happen at the same time.
-    phase: Mutex<Phase>,
+    /// Held while vCPUs are told to park or to go on, and while devices are quiesced or resumed: these may
+    /// not happen at the same time.
+    progress: Mutex<Progress>,
     changed: Condvar,
     devices: Mutex<Vec<Built>>,
     memory_bytes: u64,
@@ -90,7 +111,10 @@ impl Machine {
         Machine {
             exit,
             vcpus,
-            phase: Mutex::new(Phase::Running),
+            progress: Mutex::new(Progress {
+                phase: Phase::Running,
+                quiesced: false,
+            }),
             changed: Condvar::new(),
             devices: Mutex::new(devices),
             memory_bytes,
@@ -113,7 +137,7 @@ impl Machine {
     pub fn phase(&self) -> Phase {
         match self.exit.stopped() {
             true => Phase::Ended,
-            false => *lock(&self.phase),
+            false => lock(&self.progress).phase,
         }
     }
 
@@ -127,25 +151,28 @@ impl Machine {
     /// The second half is done on the event loop that is in [`Machine::run`](super::run), once the last
     /// vCPU has parked.
     pub fn pause(&self) {
-        let mut phase = lock(&self.phase);
-        if *phase == Phase::Running {
-            *phase = Phase::Pausing;
+        let mut progress = lock(&self.progress);
+        if progress.phase == Phase::Running {
+            progress.phase = Phase::Pausing;
             self.vcpus.park();
         }
     }
 
     /// Has the machine go on, also one whose pause has not been reached yet; returns at once.
     pub fn resume(&self) {
-        let mut phase = lock(&self.phase);
-        if *phase == Phase::Running {
+        let mut progress = lock(&self.progress);
+        if progress.phase == Phase::Running {
             return;
         }
-        if *phase == Phase::Paused {
+        if progress.quiesced {
             self.each_device(|device| device.resume());
         }
-        *phase = Phase::Running;
+        *progress = Progress {
+            phase: Phase::Running,
+            quiesced: false,
+        };
         self.vcpus.unpark();
-        drop(phase);
+        drop(progress);
         self.changed.notify_all();
         log::info!("resumed");
     }
@@ -165,22 +192,29 @@ impl Machine {
         self.vcpus.all_parked_fd().as_raw_fd()
     }
 
-    /// The second half of a pause: quiesces the devices, if all vCPUs are parked and are to stay so; whether
-    /// the machine has come to be paused by that.
-    pub(super) fn on_parked(&self) -> bool {
+    /// The second half of a pause: quiesces the devices, if all vCPUs are parked and are to stay so, and looks
+    /// whether something is in flight. It waits for nothing; after [`Reached::AllParked`] it is to be called
+    /// again in a while.
+    pub(super) fn on_parked(&self) -> Reached {
         // First of all: an announcement that comes later has to be heard.
         let _ = self.vcpus.all_parked_fd().read();
-        let mut phase = lock(&self.phase);
+        let mut progress = lock(&self.progress);
         let ended = self.exit.stopped();
-        if ended || *phase != Phase::Pausing || !self.vcpus.all_parked() {
-            return false;
+        if ended || progress.phase != Phase::Pausing || !self.vcpus.all_parked() {
+            return Reached::Nothing;
         }
-        self.each_device(|device| device.quiesce());
-        *phase = Phase::Paused;
-        drop(phase);
+        if !progress.quiesced {
+            self.each_device(|device| device.quiesce());
+            progress.quiesced = true;
+        }
+        if self.devices().iter().any(|built| built.device.busy()) {
+            return Reached::AllParked;
+        }
+        progress.phase = Phase::Paused;
+        drop(progress);
         self.changed.notify_all();
         log::info!("paused");
-        true
+        Reached::Paused
     }
 
     fn each_device(&self, what: impl Fn(&dyn Lifecycle)) {
@@ -200,19 +234,17 @@ impl Machine {
     /// Not for the event loop of this machine, which has its part in the pause.
     pub fn wait_paused(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        let mut phase = lock(&self.phase);
+        let mut progress = lock(&self.progress);
         loop {
             let late = Instant::now() >= deadline;
-            match *phase {
+            match progress.phase {
                 _ if self.exit.stopped() => return false,
-                Phase::Paused if !self.devices().iter().any(|built| built.device.busy()) => {
-                    return true;
-                }
-                Phase::Paused | Phase::Pausing if !late => {}
+                Phase::Paused => return true,
+                Phase::Pausing if !late => {}
                 _ => return false,
             }
-            let waited = self.changed.wait_timeout(phase, LOOK_AGAIN);
-            (phase, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let waited = self.changed.wait_timeout(progress, LOOK_AGAIN);
+            (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -223,6 +255,7 @@ impl Machine {
             phase: self.phase(),
             uptime_ms: u64::try_from(self.built.elapsed().as_millis()).unwrap_or(u64::MAX),
             memory_bytes: self.memory_bytes,
+            sandbox: sandbox::status(),
             vcpus: self.vcpus.states(ANSWER),
             devices: self.devices().iter().map(DeviceState::of).collect(),
         }
@@ -332,6 +365,7 @@ mod tests {
         }
         let events = machine.clone();
         threads.push(std::thread::spawn(move || {
+            let mut again = false;
             while !events.exit.stopped() {
                 let mut poll = libc::pollfd {
                     fd: events.all_parked_fd(),
@@ -339,8 +373,8 @@ mod tests {
                     revents: 0,
                 };
                 // SAFETY: one pollfd, valid for the call.
-                if unsafe { libc::poll(&raw mut poll, 1, 1) } == 1 {
-                    events.on_parked();
+                if unsafe { libc::poll(&raw mut poll, 1, 1) } == 1 || again {
+                    again = events.on_parked() == Reached::AllParked;
                 }
             }
         }));

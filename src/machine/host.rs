@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use kvm_ioctls::{Cap, Kvm};
 
@@ -71,9 +72,11 @@ impl Backend {
     }
 }
 
-/// Whether the guest's kernel would run in ring 3, under PVM. Costs one look where it would not.
+/// Whether the guest's kernel would run in ring 3, under PVM. Costs one look where it would not, and is found out
+/// once: the report of a crash, which asks again, can open no file.
 pub fn is_pvm() -> bool {
-    Path::new(PVM_MODULE).exists() && backend() == Backend::Pvm
+    static IS_PVM: OnceLock<bool> = OnceLock::new();
+    *IS_PVM.get_or_init(|| Path::new(PVM_MODULE).exists() && backend() == Backend::Pvm)
 }
 
 /// Finds out who virtualizes on this host.

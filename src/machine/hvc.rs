@@ -46,7 +46,7 @@ pub fn decide(
         _ if around.full => false,
         Console::Stdio(Port::Auto) => console::is_terminal(),
         Console::Pty => true,
-        Console::Stdio(Port::Serial) | Console::File(_) | Console::None => false,
+        Console::Stdio(Port::Serial) | Console::File { .. } | Console::None => false,
     };
     let plain = compose(false);
     // With words of their own, users say whether they want it, and know their kernels.

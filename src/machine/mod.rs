@@ -26,6 +26,7 @@ pub mod disks;
 pub mod ending;
 pub mod error;
 pub mod event;
+pub mod footprint;
 pub mod handle;
 pub mod host;
 pub mod hvc;

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::StartError;
-use super::{Machine, Plan};
+use super::{Machine, Plan, host};
 use crate::config::Console;
-use crate::console::ConsoleError;
+use crate::console::{ConsoleError, endpoints};
 use crate::memory::ram;
 
 /// Makes the machine and gives it up again.
@@ -24,17 +24,26 @@ use crate::memory::ram;
 pub fn rehearse(plan: &Plan) -> Result<(), StartError> {
     ram::share_heap();
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
-    drop(Machine::build(plan, &memory)?);
+    let kvm = Arc::new(host::open()?);
+    drop(Machine::build(plan, &memory, &kvm)?);
     match &plan.config.console {
         Console::Stdio(_) | Console::None => Ok(()),
         Console::Pty => may(Path::new("/dev/ptmx"), libc::R_OK | libc::W_OK)
             .map_err(|error| ConsoleError::Pty(error).into()),
-        Console::File(path) => {
-            let file = |source| ConsoleError::File {
-                path: path.clone(),
-                source,
+        Console::File { path, max } => {
+            let file = |path: &Path| {
+                let error = |source| ConsoleError::File {
+                    path: path.into(),
+                    source,
+                };
+                may_write(path).map_err(error)
             };
-            may_write(path).map_err(|error| file(error).into())
+            file(path)?;
+            if max.is_some() {
+                endpoints::may_have_bound(path)?;
+                file(&Console::old(path))?;
+            }
+            Ok(())
         }
     }
 }

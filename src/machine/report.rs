@@ -58,7 +58,15 @@ fn write_all(out: &mut String, plan: &Plan) -> fmt::Result {
         Console::Stdio(_) => "standard input and output".to_owned(),
         Console::None => "none".to_owned(),
         Console::Pty => "a new pseudo-terminal".to_owned(),
-        Console::File(path) => escaped(path.display()),
+        Console::File { path, max: None } => escaped(path.display()),
+        Console::File {
+            path,
+            max: Some(max),
+        } => format!(
+            "{}, at most {max} bytes; what was in it before goes to {}",
+            escaped(path.display()),
+            escaped(Console::old(path).display())
+        ),
     };
     if plan.hvc {
         console.push_str(", ttyS0 until the guest uses hvc0");

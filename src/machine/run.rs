@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,21 +10,22 @@ use super::control::{Control, Listeners};
 use super::ending::Exit;
 use super::error::{StartError, host};
 use super::event::EventLoop;
-use super::event::io_thread::IoThread;
+use super::event::io_threads::{IoThreads, LastWork};
+use super::event::own_lines::OwnLines;
 use super::event::queue_io::{Company, QueueIo};
 use super::handle::{Machine, Parts};
 use super::lasting::Lasting;
 use super::vcpu::Mailboxes;
-use crate::board::Board;
 use crate::board::site::Built;
+use crate::board::{Board, Server};
 use crate::console::keys::Action;
 use crate::console::{Console, Line};
-use crate::error::say;
-use crate::limits;
+use crate::outlet::output::LAST_WORDS;
+use crate::outlet::say;
+use crate::sandbox;
 
-/// How long the last output may take to reach its reader once the machine has ended.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long requests in flight may take to end once the machine has ended.
+/// How long requests in flight may take to end once the machine has ended, and vCPUs to stop: whatever the
+/// host is doing, the process does not stay for longer.
 const LAST_IO: Duration = Duration::from_secs(10);
 /// A thread that has not reacted to a kick by now gets another.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
@@ -33,10 +33,12 @@ const KICK_AGAIN: Duration = Duration::from_millis(20);
 /// What a machine that has ended leaves behind and may still be at work.
 #[derive(Default)]
 pub(super) struct Remains {
-    io_threads: Vec<IoThread>,
+    io_threads: Option<IoThreads>,
     devices: Vec<Built>,
-    /// Some of them have queues.
-    queues: bool,
+    /// A vCPU's thread is in a call of the host that does not return.
+    vcpu_is_stuck: bool,
+    /// When nothing is waited for any more; unknown before the machine has ended.
+    deadline: Option<Instant>,
 }
 
 impl Machine {
@@ -65,7 +67,8 @@ impl Machine {
         lasting: &mut Lasting,
         remains: &mut Remains,
     ) -> Result<(Exit, bool), StartError> {
-        let mut events = EventLoop::new()?;
+        let role = lasting.role;
+        let mut events: EventLoop = EventLoop::new()?;
         let raw = lasting.ends.raw.clone();
         let line = std::mem::replace(&mut lasting.ends.line, Line::none());
         let asked_by_key = Rc::new(Cell::new(false));
@@ -102,25 +105,24 @@ impl Machine {
         let control = Rc::new(RefCell::new(control));
         events.add(Box::new(control.clone()))?;
         events.add(Box::new(console.clone()))?;
+        events.add(Box::new(OwnLines::new(lasting.own_lines)))?;
         let company = Arc::new(Company::default());
-        remains.queues = !parts.pumps.is_empty();
-        for pump in parts.pumps {
-            let (thread, name) = (pump.wants_thread(), pump.name().to_owned());
-            let company = match thread {
-                true => Arc::default(),
-                false => company.clone(),
-            };
-            let queue = QueueIo::new(pump, company).map_err(host("watch a device's queue"))?;
-            if thread {
-                remains.io_threads.push(IoThread::start(name, queue)?);
-            } else {
-                events.add(Box::new(queue))?;
-            }
+        let (here, elsewhere): (Vec<_>, Vec<_>) = parts
+            .pumps
+            .into_iter()
+            .partition(|pump| pump.server() == Server::MainLoop);
+        for pump in here {
+            let queue = QueueIo::new(pump, company.clone());
+            events.add(Box::new(queue.map_err(host("watch a device's queue"))?))?;
+        }
+        if !elsewhere.is_empty() {
+            remains.io_threads = Some(IoThreads::start(elsewhere)?);
         }
         remains.devices = self.devices();
 
         let mailboxes = parts.vcpus.mailboxes();
         let (threads, mut result) = parts.vcpus.run(&parts.shared);
+        sandbox::enter(role);
         if result.is_err() {
             self.end(Exit::Quit);
         }
@@ -135,7 +137,9 @@ impl Machine {
                 break;
             }
         }
-        stop(threads, &mailboxes);
+        let deadline = Instant::now() + LAST_IO;
+        remains.deadline = Some(deadline);
+        remains.vcpu_is_stuck = !stop(threads, &mailboxes, deadline);
         let mut console = console.borrow_mut();
         console.drain(Instant::now() + LAST_WORDS);
         lasting.ends.line = console.hang_up();
@@ -147,40 +151,62 @@ impl Machine {
 
 /// Ends what is in flight and closes the images of the parts `held`; true when that is done. A disk of the
 /// host that does not answer does not hold up the end for ever.
+///
+/// What can take its time is done by the threads of the devices, which are there already. Each device has its
+/// own, so one that does not answer keeps no other from being closed.
 pub(super) fn finish(remains: Remains, held: Board) -> bool {
     let Remains {
         io_threads,
         devices,
-        queues,
+        vcpu_is_stuck,
+        deadline,
     } = remains;
-    if !queues {
-        return true;
-    }
-    let (ended, wait) = mpsc::sync_channel(1);
-    let work = move || {
-        drop(io_threads);
-        for built in &devices {
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + LAST_IO);
+    let mut parts = held.into_parts();
+    let mut work: Vec<(String, LastWork)> = Vec::new();
+    for built in devices {
+        if !io_threads
+            .as_ref()
+            .is_some_and(|threads| threads.serves(&built.name))
+        {
+            // Its queues are served by the main loop, where nothing waits.
             built.device.finish();
+            continue;
         }
-        drop((devices, held));
-        let _ = ended.send(());
-    };
-    let Ok(_thread) = limits::spawn("finish".into(), work) else {
-        // The disks were closed where the thread was refused, and that has waited for them.
-        return true;
-    };
-    let done = wait.recv_timeout(LAST_IO).is_ok();
+        let part = parts
+            .extract_if(.., |placed| placed.place.name == built.name)
+            .collect::<Vec<_>>();
+        let name = built.name.clone();
+        work.push((
+            name,
+            Box::new(move || {
+                built.device.finish();
+                // The image is closed with the last of these.
+                drop((built, part));
+            }),
+        ));
+    }
+    drop(parts);
+    let done = io_threads.is_none_or(|threads| threads.finish(work, deadline));
     if !done {
         log::error!("a disk does not answer: what the guest has not flushed may be lost");
     }
-    done
+    if vcpu_is_stuck {
+        log::error!("a vCPU does not stop: the host's kernel does not let go of its thread");
+    }
+    done && !vcpu_is_stuck
 }
 
-/// Waits until all vCPU threads have ended. [`ExitBox::post`](super::ending::ExitBox::post) has told them to; they
-/// are told again now and then, so that no machine is kept from ending by a word that was lost.
-fn stop(threads: Vec<JoinHandle<()>>, mailboxes: &Mailboxes) {
+/// Waits until all vCPU threads have ended; false if that takes longer than until `deadline`, as no call of
+/// ours can bring back a thread that waits in the kernel for a page of its memory, say.
+/// [`ExitBox::post`](super::ending::ExitBox::post) has told them to; they are told again now and then, so
+/// that no machine is kept from ending by a word that was lost.
+fn stop(threads: Vec<JoinHandle<()>>, mailboxes: &Mailboxes, deadline: Instant) -> bool {
     for thread in threads {
         while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
             mailboxes.alarm();
             let patience = Instant::now() + KICK_AGAIN;
             while !thread.is_finished() && Instant::now() < patience {
@@ -190,6 +216,7 @@ fn stop(threads: Vec<JoinHandle<()>>, mailboxes: &Mailboxes) {
         // A thread that panicked has said so on stderr.
         let _ = thread.join();
     }
+    true
 }
 
 /// What the escape keys do. A pause is told of as it is reached; `asked_by_key` says that somebody at

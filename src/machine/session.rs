@@ -1,10 +1,13 @@
 //! From a [`Plan`] to its end, over as many lives of the machine as there are.
 //!
 //! ```text
-//!            ┌─────────────────────────────────── a reset, with --reboot ─┐
-//!            ▼                                                            │
-//!   Plan ─▶ Machine::build ─▶ Machine::run ─▶ Exit ───────────────────────┴─▶ the end
+//!                                     ┌───────── a reset, with --reboot ─┐
+//!                                     ▼                                  │
+//!   Plan ─▶ Lasting ─▶ confine ─▶ Machine::build ─▶ Machine::run ─▶ Exit ┴─▶ the end
 //! ```
+//!
+//! Every file is opened before the process is confined ([`sandbox`](crate::sandbox)), the console's and /dev/kvm among
+//! them. A machine is built without opening any, also when it is not the first.
 //!
 //! A machine that starts again is a new one: new VM, new vCPUs, new devices, and kernel and boot
 //! tables loaded again from the files of the plan. What stays is what the outside holds on to: the
@@ -16,11 +19,13 @@ use std::sync::Arc;
 
 use super::ending::Exit;
 use super::error::{StartError, host};
+use super::host as kvm;
 use super::lasting::Lasting;
 use super::run::{Remains, finish};
 use super::{Machine, Plan};
 use crate::board::Board;
 use crate::memory::ram;
+use crate::sandbox;
 
 /// Runs the machine that `plan` describes to its end; with `reboot` in its configuration, the end
 /// of a guest that resets it is the beginning of the next.
@@ -30,16 +35,18 @@ use crate::memory::ram;
 /// [`Exit`].
 pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
     ram::share_heap();
+    let kvm = Arc::new(kvm::open()?);
     let memory = Arc::new(ram::map(plan.config.memory, plan.config.memory_backing)?);
-    let mut lasting = None;
+    if plan.config.core {
+        ram::have_in_core_dumps(&memory);
+    }
+    let mut lasting = Lasting::open(&plan)?;
+    // All files are open, and there are no other threads yet.
+    sandbox::confine()?;
     loop {
-        let machine = Arc::new(Machine::build(&plan, &memory)?);
-        let lasting = match &mut lasting {
-            Some(lasting) => lasting,
-            None => lasting.insert(Lasting::open(&plan)?),
-        };
+        let machine = Arc::new(Machine::build(&plan, &memory, &kvm)?);
         let mut remains = Remains::default();
-        let ended = machine.run(lasting, &mut remains);
+        let ended = machine.run(&mut lasting, &mut remains);
         let again = match &ended {
             Ok((Exit::Reset(how), asked_to_end)) if plan.config.reboot && !asked_to_end => {
                 log::info!("the guest asked for a reset ({how}): starting again");
@@ -55,6 +62,10 @@ pub fn run(mut plan: Plan) -> Result<Exit, StartError> {
         if again && quiet {
             ram::clear(&memory, plan.config.memory_backing).map_err(host("empty guest memory"))?;
             continue;
+        }
+        if !quiet {
+            // Its files are on a host that does not answer, and closing one of them might wait for that.
+            std::mem::forget(plan);
         }
         return ended.map(|(exit, _)| exit);
     }

@@ -18,9 +18,9 @@ use crate::board::site::Built;
 pub enum Phase {
     /// Its vCPUs run, or are about to.
     Running,
-    /// They have been told to park, and not all have.
+    /// They have been told to park, and not all have, or something is still in flight in a device.
     Pausing,
-    /// All vCPUs are parked, and the devices take nothing new. Something may still be in flight.
+    /// All vCPUs are parked, the devices take nothing new, and nothing is in flight.
     Paused,
     /// There is a reason to end, and nothing leads back.
     Ended,
@@ -46,6 +46,8 @@ pub struct MachineState {
     pub uptime_ms: u64,
     /// RAM.
     pub memory_bytes: u64,
+    /// What is on of the sandbox.
+    pub sandbox: String,
     /// In the order of their numbers.
     pub vcpus: Vec<VcpuState>,
     /// In the order of the board's list.
@@ -85,6 +87,7 @@ impl fmt::Display for MachineState {
             self.vcpus.len(),
             self.memory_bytes >> 20
         )?;
+        write!(f, "\nsandbox {}", self.sandbox)?;
         for vcpu in &self.vcpus {
             write!(
                 f,

@@ -2,23 +2,29 @@
 //!
 //! A driver names its buffers by guest physical addresses; preadv(2), pwritev(2) and io_uring want
 //! addresses of this process. [`IoBuffers::push`] turns one into the other, and refuses what is not RAM.
-//! Direct I/O wants buffers at multiples of a block's length as well; where the guest's are not, a buffer
-//! of our own goes between ([`IoBuffers::align`]).
+//! Direct I/O wants buffers at multiples of a block's length as well; where the guest's are not, a
+//! [chunk](super::bounce) of our own goes between ([`IoBuffers::align`]), and whoever moves the bytes finds
+//! one window after the other in it.
 
-use std::alloc::{self, Layout};
 use std::io;
 use std::sync::Arc;
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
+use super::bounce::{BouncePool, CHUNK_BYTES, Chunk};
+
 /// Linux's UIO_MAXIOV: the most segments one `preadv(2)` takes.
 pub const MAX_SEGMENTS_PER_CALL: usize = 1024;
+
+/// A list that has been used keeps room for so many segments: what Linux reads ahead is 32 pages. Longer
+/// ones are allocated when they are needed, which is next to nothing beside the bytes that they move.
+pub const KEPT_SEGMENTS: usize = 32;
 
 /// Guest memory ranges, in order, for one transfer.
 ///
 /// Owns a reference to the guest's memory, so the pointers stay mapped as long as it lives, and is
-/// meant to be kept and [cleared](IoBuffers::clear) from request to request, so that no request allocates.
+/// meant to be kept and [cleared](IoBuffers::clear) from request to request, so that few requests allocate.
 pub struct IoBuffers {
     memory: Arc<GuestMemoryMmap>,
     segments: Vec<libc::iovec>,
@@ -29,23 +35,18 @@ pub struct IoBuffers {
     bounce: Option<Bounce>,
 }
 
-/// A buffer of ours that is used instead of guest memory which direct I/O cannot use.
+/// A chunk that is used instead of guest memory which direct I/O cannot use.
 struct Bounce {
-    memory: *mut u8,
-    layout: Layout,
-    /// The guest's segments.
-    original: Vec<libc::iovec>,
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and freed here alone.
-        unsafe { alloc::dealloc(self.memory, self.layout) }
-    }
+    chunk: Chunk,
+    /// What is left of the piece that is in the chunk. The guest's segments are those that follow `next`.
+    window: [libc::iovec; 1],
+    /// The chunk gets what the guest has; else the guest gets what is moved into it.
+    fill: bool,
 }
 
 // SAFETY: the raw pointers in `segments` point into `memory`, which is Send and Sync and which this
-// object keeps mapped; they are only ever handed to the kernel.
+// object keeps mapped, and that of the window into a chunk that it owns; they are only handed to the kernel,
+// and copied from and to by whoever has the object.
 unsafe impl Send for IoBuffers {}
 
 impl IoBuffers {
@@ -61,18 +62,40 @@ impl IoBuffers {
         }
     }
 
-    /// Forgets all ranges, and keeps the allocation for the next ones.
+    /// Forgets all ranges, and keeps a small allocation for the next ones.
     pub fn clear(&mut self) {
         self.segments.clear();
+        if self.segments.capacity() > KEPT_SEGMENTS {
+            self.segments.shrink_to(KEPT_SEGMENTS);
+        }
         self.next = 0;
         self.bytes = 0;
         self.moved = 0;
         self.bounce = None;
     }
 
-    /// The segments that are left to move.
+    /// Makes room for `count` ranges, so that the list is as long as they need and no longer.
+    pub fn reserve(&mut self, count: usize) {
+        if count > KEPT_SEGMENTS {
+            self.segments.reserve_exact(count);
+        } else if self.segments.capacity() == 0 {
+            self.segments.reserve_exact(KEPT_SEGMENTS);
+        }
+    }
+
+    /// The segments that are left to move; those of a piece, where the bytes go through a chunk. After it has
+    /// [moved](IoBuffers::advance) there are more of them, until all bytes have.
     pub fn rest(&self) -> &[libc::iovec] {
-        self.segments.get(self.next..).unwrap_or_default()
+        match &self.bounce {
+            Some(Bounce { window, .. }) if window.iter().all(|w| w.iov_len == 0) => &[],
+            Some(Bounce { window, .. }) => window,
+            None => self.segments.get(self.next..).unwrap_or_default(),
+        }
+    }
+
+    /// How many segments of guest memory there are.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Bytes that have moved.
@@ -80,50 +103,60 @@ impl IoBuffers {
         self.moved
     }
 
-    /// Makes addresses and lengths multiples of `alignment`, a power of two, by a buffer of our
-    /// own where the guest's are not; `fill` copies what the guest has there into it.
+    /// Makes addresses and lengths multiples of `alignment`, a power of two, by a chunk of `pool` where
+    /// the guest's are not. With `fill`, the chunk gets what the guest has there; else the guest gets
+    /// what is moved.
     ///
     /// # Errors
-    /// When there is no memory for it.
-    pub fn align(&mut self, alignment: u32, fill: bool) -> io::Result<()> {
+    /// When the pool has no chunk.
+    pub fn align(
+        &mut self,
+        alignment: u32,
+        fill: bool,
+        pool: Option<&Arc<BouncePool>>,
+    ) -> io::Result<()> {
         let mask = (alignment as usize).saturating_sub(1);
         let aligned = |s: &libc::iovec| (s.iov_base.addr() | s.iov_len) & mask == 0;
-        if self.segments.iter().all(aligned) {
+        if mask == 0 || self.segments.iter().all(aligned) {
             return Ok(());
         }
-        let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let len = usize::try_from(self.bytes).map_err(|_| no_memory())?;
-        let layout = Layout::from_size_align(len, alignment as usize).map_err(|_| no_memory())?;
-        // SAFETY: the length is not 0, or all segments would be aligned.
-        let memory = unsafe { alloc::alloc_zeroed(layout) };
-        if memory.is_null() {
-            return Err(no_memory());
-        }
-        let whole = libc::iovec {
-            iov_base: memory.cast(),
-            iov_len: len,
-        };
-        let bounce = Bounce {
-            memory,
-            layout,
-            original: std::mem::replace(&mut self.segments, vec![whole]),
-        };
-        if fill {
-            // SAFETY: as `copy` wants it; the guest's side is the source.
-            unsafe { bounce.copy(|ours, guest, len| guest.copy_to_nonoverlapping(ours, len)) };
-        }
-        self.bounce = Some(bounce);
+        let chunk = pool
+            .and_then(BouncePool::take)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let window = [libc::iovec {
+            iov_base: chunk.memory().cast(),
+            iov_len: 0,
+        }];
+        self.bounce = Some(Bounce {
+            chunk,
+            window,
+            fill,
+        });
+        self.open_window();
         Ok(())
     }
 
-    /// Ends a use of [`IoBuffers::align`]. With `keep`, what was read is copied to where the guest wants it.
-    pub fn restore(&mut self, keep: bool) {
-        let Some(bounce) = self.bounce.take() else {
+    /// The next piece goes through the chunk, if there is one and something is left.
+    fn open_window(&mut self) {
+        let left = self.bytes.saturating_sub(self.moved);
+        let Some(bounce) = &mut self.bounce else {
             return;
         };
-        if keep {
-            // SAFETY: as `copy` wants it; the guest's side is the destination.
-            unsafe { bounce.copy(|ours, guest, len| guest.copy_from_nonoverlapping(ours, len)) };
+        let len = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        bounce.window = [libc::iovec {
+            iov_base: bounce.chunk.memory().cast(),
+            iov_len: len,
+        }];
+        if bounce.fill {
+            let mut at = bounce.chunk.memory();
+            let rest = self.segments.get(self.next..).unwrap_or_default();
+            for (guest, part) in pieces(rest, len) {
+                // SAFETY: the guest's range was checked when it was pushed and is mapped as long as `self`; the
+                // parts are `len` bytes in all, which is no more than the chunk has. The two are different
+                // mappings.
+                unsafe { guest.copy_to_nonoverlapping(at, part) };
+                at = at.wrapping_add(part);
+            }
         }
     }
 
@@ -172,10 +205,12 @@ impl IoBuffers {
         let later = self.cut(len);
         let (bytes, moved) = (self.bytes, self.moved);
         (self.bytes, self.moved) = (len, 0);
+        self.open_window();
         let result = work(self);
         (self.bytes, self.moved) = (bytes, moved.saturating_add(len));
         self.next = self.segments.len();
         self.segments.extend(later);
+        self.open_window();
         result
     }
 
@@ -216,7 +251,11 @@ impl IoBuffers {
         offset: u64,
         mut transfer: impl FnMut(&[libc::iovec], i64) -> isize,
     ) -> io::Result<()> {
-        while let Some(rest) = self.segments.get(self.next..).filter(|r| !r.is_empty()) {
+        loop {
+            let rest = self.rest();
+            if rest.is_empty() {
+                return Ok(());
+            }
             let batch = rest.get(..MAX_SEGMENTS_PER_CALL).unwrap_or(rest);
             let at = i64::try_from(offset.saturating_add(self.moved))
                 .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
@@ -233,11 +272,41 @@ impl IoBuffers {
                 }
             }
         }
-        Ok(())
     }
 
-    /// Marks the next `count` bytes as moved.
-    pub(crate) fn advance(&mut self, mut count: usize) {
+    /// Marks the next `count` bytes as moved. Those that were read into a chunk are copied to where the guest
+    /// wants them.
+    pub(crate) fn advance(&mut self, count: usize) {
+        let Some(Bounce {
+            window: [window],
+            fill,
+            ..
+        }) = &mut self.bounce
+        else {
+            return self.skip(count);
+        };
+        let count = count.min(window.iov_len);
+        let mut at: *mut u8 = window.iov_base.cast();
+        window.iov_base = window.iov_base.wrapping_byte_add(count);
+        window.iov_len = window.iov_len.saturating_sub(count);
+        let (is_done, fill) = (window.iov_len == 0, *fill);
+        if !fill {
+            let rest = self.segments.get(self.next..).unwrap_or_default();
+            for (guest, part) in pieces(rest, count) {
+                // SAFETY: as in `open_window`, and the other way round: `count` is no more than is left of the
+                // window.
+                unsafe { guest.copy_from_nonoverlapping(at, part) };
+                at = at.wrapping_add(part);
+            }
+        }
+        self.skip(count);
+        if is_done {
+            self.open_window();
+        }
+    }
+
+    /// Leaves the next `count` bytes of the segments behind.
+    fn skip(&mut self, mut count: usize) {
         self.moved = self.moved.saturating_add(count as u64);
         while let Some(segment) = self.segments.get_mut(self.next) {
             if count < segment.iov_len {
@@ -258,23 +327,13 @@ fn segment<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> libc::iovec {
     }
 }
 
-impl Bounce {
-    /// Calls `copy` for each piece: our address, the guest's, the length.
-    ///
-    /// # Safety
-    /// The guest's memory is still mapped, and `copy` touches no more than the lengths.
-    unsafe fn copy(&self, mut copy: impl FnMut(*mut u8, *mut u8, usize)) {
-        let mut at = 0usize;
-        for segment in &self.original {
-            // The segments' lengths add up to the layout's size.
-            copy(
-                self.memory.wrapping_add(at),
-                segment.iov_base.cast(),
-                segment.iov_len,
-            );
-            at = at.saturating_add(segment.iov_len);
-        }
-    }
+/// The first `len` bytes of `segments`: address and length of each piece.
+fn pieces(segments: &[libc::iovec], len: usize) -> impl Iterator<Item = (*mut u8, usize)> {
+    segments.iter().scan(len, |left, segment| {
+        let part = segment.iov_len.min(*left);
+        *left = left.saturating_sub(part);
+        (part > 0).then_some((segment.iov_base.cast(), part))
+    })
 }
 
 #[cfg(test)]
@@ -370,31 +429,141 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_direct_io_cannot_use_is_copied() {
-        let memory = memory();
-        let mut buffers = IoBuffers::new(memory.clone());
-        memory.write_slice(b"abcdef", GuestAddress(0x801)).unwrap();
-        assert!(buffers.push(GuestAddress(0x801), 3));
-        assert!(buffers.push(GuestAddress(0x804), 509));
-        buffers.align(512, true).unwrap();
-        let [one] = buffers.rest() else {
-            panic!("one buffer")
-        };
-        assert_eq!((one.iov_base.addr() % 512, one.iov_len), (0, 512));
-        // SAFETY: our own buffer of 512 bytes.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(one.iov_base.cast::<u8>(), 512) };
-        assert_eq!(&bytes[..6], b"abcdef");
-        bytes[1..4].copy_from_slice(b"XYZ");
-        buffers.restore(true);
-        let mut back = [0; 6];
-        memory.read_slice(&mut back, GuestAddress(0x801)).unwrap();
-        assert_eq!(&back, b"aXYZef");
+    /// A file that is a vector, and takes nothing but whole blocks of 512 bytes at addresses like that.
+    fn direct(
+        file: &mut [u8],
+        write: bool,
+        most: usize,
+    ) -> impl FnMut(&[libc::iovec], i64) -> isize {
+        move |segments, at| {
+            let [one] = segments else {
+                panic!("{} segments", segments.len());
+            };
+            assert_eq!((one.iov_base.addr() | one.iov_len | at as usize) % 512, 0);
+            let len = one.iov_len.min(most);
+            let place = &mut file[at as usize..][..len];
+            // SAFETY: what direct I/O does with a buffer of its own, which nobody else has.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(one.iov_base.cast::<u8>(), len) };
+            match write {
+                true => place.copy_from_slice(bytes),
+                false => bytes.copy_from_slice(place),
+            }
+            len as isize
+        }
+    }
 
-        buffers.clear();
-        assert!(buffers.push(GuestAddress(0x800), 512));
-        buffers.align(512, true).unwrap();
-        assert!(buffers.bounce.is_none(), "already as it should be");
+    #[test]
+    fn what_direct_io_cannot_use_goes_through_a_chunk_in_pieces() {
+        const LEN: usize = 3 * CHUNK_BYTES + 1024;
+        let regions = [(GuestAddress(0), LEN + 0x10000)];
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
+        let pool = BouncePool::new(1).unwrap();
+        let text: Vec<u8> = (0..LEN).map(|n| (n % 251) as u8).collect();
+        for most in [usize::MAX, 512, 4096 * 3] {
+            for write in [true, false] {
+                let (from, to) = (0x801u64, 0x804u64);
+                let mut buffers = IoBuffers::new(memory.clone());
+                assert!(buffers.push(GuestAddress(from), 3));
+                assert!(buffers.push(GuestAddress(to), LEN as u32 - 3));
+                let mut file = text.clone();
+                match write {
+                    true => {
+                        memory.write_slice(&text, GuestAddress(from)).unwrap();
+                        file.fill(0);
+                    }
+                    false => memory
+                        .write_slice(&vec![9; LEN + 8], GuestAddress(from))
+                        .unwrap(),
+                }
+                buffers.align(512, write, Some(&pool)).unwrap();
+                assert!(!pool.has_room(), "one request has it");
+                let longest = buffers.rest().iter().map(|s| s.iov_len).max();
+                assert_eq!(longest, Some(CHUNK_BYTES));
+                buffers.drive(0, direct(&mut file, write, most)).unwrap();
+                assert_eq!(buffers.moved(), LEN as u64);
+                assert!(file == text, "written {write}, {most} at a time");
+                let mut back = vec![0; LEN + 1];
+                memory.read_slice(&mut back, GuestAddress(from)).unwrap();
+                assert!(back[..LEN] == text, "written {write}, {most} at a time");
+                assert!(write || back[LEN] == 9, "no more than was asked for");
+                buffers.clear();
+                assert!(pool.has_room(), "the next one can have it");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_request_go_through_a_chunk_as_well() {
+        const LEN: usize = CHUNK_BYTES + 4096;
+        let regions = [(GuestAddress(0), LEN + 0x10000)];
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
+        let pool = BouncePool::new(1).unwrap();
+        let text: Vec<u8> = (0..LEN).map(|n| (n % 253) as u8).collect();
+        for write in [true, false] {
+            memory.write_slice(&text, GuestAddress(0x1001)).unwrap();
+            let mut file = text.clone();
+            match write {
+                true => file.fill(0),
+                false => memory
+                    .write_slice(&vec![0; LEN], GuestAddress(0x1001))
+                    .unwrap(),
+            }
+            let mut buffers = IoBuffers::new(memory.clone());
+            assert!(buffers.push(GuestAddress(0x1001), 100));
+            assert!(buffers.push(GuestAddress(0x1065), LEN as u32 - 100));
+            buffers.align(512, write, Some(&pool)).unwrap();
+            let mut at = 0;
+            for len in [512, 4096, CHUNK_BYTES as u64 - 4096, 4096 - 512] {
+                let from = at as u64;
+                buffers
+                    .part(len, |part| {
+                        part.drive(from, direct(&mut file, write, usize::MAX))
+                    })
+                    .unwrap();
+                at += len as usize;
+            }
+            assert_eq!((at, buffers.moved()), (LEN, LEN as u64));
+            assert!(buffers.rest().is_empty());
+            let mut back = vec![0; LEN];
+            memory.read_slice(&mut back, GuestAddress(0x1001)).unwrap();
+            assert!(file == text && back == text, "written {write}");
+        }
+    }
+
+    #[test]
+    fn without_a_chunk_there_is_an_error_and_with_good_addresses_none_is_needed() {
+        let memory = memory();
+        let pool = BouncePool::new(1).unwrap();
+        let odd = || {
+            let mut buffers = IoBuffers::new(memory.clone());
+            assert!(buffers.push(GuestAddress(0x801), 512));
+            buffers
+        };
+        let (mut first, mut second) = (odd(), odd());
+        first.align(512, true, Some(&pool)).unwrap();
+        assert!(second.align(512, true, Some(&pool)).is_err());
+        assert!(odd().align(512, true, None).is_err());
+        odd().align(1, true, None).unwrap();
+        let mut good = IoBuffers::new(memory.clone());
+        assert!(good.push(GuestAddress(0x800), 512));
+        good.align(512, true, Some(&pool)).unwrap();
+        assert!(good.bounce.is_none(), "already as it should be");
+        drop(first);
+        second.align(512, true, Some(&pool)).unwrap();
+    }
+
+    #[test]
+    fn a_list_that_was_long_does_not_stay_so() {
+        let mut buffers = IoBuffers::new(memory());
+        for count in [1280, 5, 33, 1280] {
+            buffers.reserve(count);
+            for _ in 0..count {
+                assert!(buffers.push(GuestAddress(0), 1));
+            }
+            assert!(buffers.segments.capacity() <= count.max(KEPT_SEGMENTS));
+            buffers.clear();
+            assert!(buffers.segments.capacity() <= KEPT_SEGMENTS);
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! page before somebody touches one, so a guest of 4 GiB that uses 100 MiB costs 100 MiB. The mapping
 //! stays until the process ends: whatever still works with it, such as a transfer of the host's kernel,
 //! never finds it gone.
+//!
+//! What is in it is the guest's. So a core dump of this program leaves it out, unless the user wants it in.
 
 use std::fs::File;
 use std::io;
@@ -111,7 +113,32 @@ pub fn map(bytes: u64, backing: Backing) -> Result<GuestMemoryMmap, MapError> {
     if backing != Backing::Hugetlbfs {
         prefer_huge_pages(&memory);
     }
+    leave_out_of_core_dumps(&memory);
     Ok(memory)
+}
+
+/// Has a core dump of this process leave `memory` out (MADV_DONTDUMP).
+pub fn leave_out_of_core_dumps(memory: &GuestMemoryMmap) {
+    advise(memory, libc::MADV_DONTDUMP);
+}
+
+/// Has a core dump of this process have `memory` in it, as far as /proc/self/coredump_filter allows (core(5)).
+pub fn have_in_core_dumps(memory: &GuestMemoryMmap) {
+    advise(memory, libc::MADV_DODUMP);
+}
+
+/// Gives the host `advice` about all of `memory`, of a kind that changes no content.
+fn advise(memory: &GuestMemoryMmap, advice: libc::c_int) {
+    for region in memory.iter() {
+        let Ok(len) = usize::try_from(region.len()) else {
+            continue;
+        };
+        // SAFETY: the range is the region's own mapping, and the callers' kinds of advice change no content.
+        if unsafe { libc::madvise(region.as_ptr().cast(), len, advice) } != 0 {
+            let error = io::Error::last_os_error();
+            log::warn!("core dumps: madvise of guest memory: {}", io_reason(&error));
+        }
+    }
 }
 
 /// Makes `memory`, which was mapped with this `backing`, all zeros again, and gives its pages back to
@@ -137,17 +164,25 @@ pub fn clear(memory: &GuestMemoryMmap, backing: Backing) -> io::Result<()> {
 /// glibc would map 64 MiB of address space for each vCPU thread, before its first entry; threads that hardly
 /// allocate gain nothing from that. And what the command line and the configuration needed while they were
 /// read, some 100 KiB, would stay with the process as long as the machine runs.
+///
+/// What is long gets a mapping of its own, which the host has back when it is freed. glibc would raise the bound
+/// of "long" to whatever was freed last, up to 32 MiB, and keep twice as much at the end of the heap.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets a number of the allocator under its lock; trims what is free under the same lock.
+    // SAFETY: sets numbers of the allocator under its lock; trims what is free under the same lock.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LONG_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LONG_BYTES);
         // Where address space is short, it may not come back.
         if limits::address_space().is_none() {
             libc::malloc_trim(0);
         }
     }
 }
+
+/// An allocation of so many bytes has a mapping of its own; as much may stay free at the end of the heap.
+const LONG_BYTES: libc::c_int = 256 << 10;
 
 fn region(start: u64, len: usize, backing: Backing) -> io::Result<GuestRegionMmap> {
     let (flags, file) = match backing {
@@ -182,17 +217,25 @@ fn region(start: u64, len: usize, backing: Backing) -> io::Result<GuestRegionMma
 
 const PROT: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// A file without a name, of `len` bytes.
+/// A file without a name, of `len` bytes, which stays as long as it is: another process of the same user can
+/// open it below /proc, and if it could shorten it, the next access of ours would be a SIGBUS (memfd_create(2),
+/// "File sealing"). Content is not sealed: it is RAM, out of which pages can be given back as well.
 fn memfd(len: u64) -> io::Result<File> {
     // SAFETY: the name is a C string; the file descriptor is new and ours.
     let file = unsafe {
-        let fd = libc::memfd_create(c"bantam-ram".as_ptr(), libc::MFD_CLOEXEC);
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        let fd = libc::memfd_create(c"bantam-ram".as_ptr(), flags);
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         File::from_raw_fd(fd)
     };
     file.set_len(len)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: the call sets a property of our file, and touches no memory.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file)
 }
 
@@ -249,5 +292,58 @@ fn prefer_huge_pages(memory: &GuestMemoryMmap) {
             // A kernel without them: the guest runs on small pages.
             log::debug!("no huge pages: {}", std::io::Error::last_os_error());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    /// The flags that the host shows of the mapping which begins at `address` (proc(5), VmFlags).
+    fn flags_of(address: usize) -> Vec<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begins = format!("{address:x}-");
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&begins));
+        let flags = lines
+            .find_map(|line| line.strip_prefix("VmFlags:"))
+            .unwrap();
+        flags.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn core_dumps_leave_guest_memory_out_unless_it_is_wanted() {
+        for backing in [Backing::Thp, Backing::Shared] {
+            let memory = map(16 << 20, backing).unwrap();
+            let start = memory.iter().next().unwrap().as_ptr();
+            // The first page, and one of those that are to be huge.
+            for at in [start.addr(), start.addr() + HUGE_PAGE] {
+                let is_out = || flags_of(at).contains(&"dd".to_owned());
+                // With a memfd all of it is one mapping.
+                if backing == Backing::Shared && at != start.addr() {
+                    continue;
+                }
+                assert!(is_out(), "{backing:?}");
+                have_in_core_dumps(&memory);
+                assert!(!is_out(), "{backing:?}");
+                leave_out_of_core_dumps(&memory);
+            }
+        }
+    }
+
+    #[test]
+    fn a_memfd_keeps_its_length_and_gives_pages_back() {
+        let file = memfd(8 << 20).unwrap();
+        for len in [0, 4 << 20, 16 << 20] {
+            assert!(file.set_len(len).is_err(), "{len} bytes");
+        }
+        // SAFETY: the call asks for a property of our file.
+        let unsealed =
+            unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+        assert_eq!(unsealed, -1, "nobody can make it read-only");
+        let memory = map(8 << 20, Backing::Shared).unwrap();
+        memory.write_obj(7u64, GuestAddress(4 << 20)).unwrap();
+        clear(&memory, Backing::Shared).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(4 << 20)).unwrap(), 0);
     }
 }

@@ -12,8 +12,12 @@ use crate::memory::IoBuffers;
 /// Direct I/O wants offsets, lengths and addresses to be multiples of one of these, depending on the
 /// device. The least comes first.
 const ALIGNMENTS: [u32; 2] = [512, 4096];
-/// How many zeros one call writes, on a file system that cannot make a range zero by itself.
-const ZEROS: usize = 64 << 10;
+/// A page of zeros, which a call writes many times over: on a file system that cannot make a range zero by itself.
+#[repr(align(4096))]
+struct ZeroPage([u8; 4096]);
+static ZERO_PAGE: ZeroPage = ZeroPage([0; 4096]);
+/// So many times: 256 KiB.
+const ZERO_PAGES: usize = 64;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -71,16 +75,33 @@ impl Raw {
     }
 
     fn write_zeros(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        // One alignment more than is used, so that the used part can begin at a multiple of it.
-        let memory = vec![0; ZEROS.saturating_add(4096)];
-        let start = memory.as_ptr().align_offset(4096).min(4096);
+        let page = |left: u64| libc::iovec {
+            iov_base: ZERO_PAGE.0.as_ptr().cast_mut().cast(),
+            iov_len: left.min(ZERO_PAGE.0.len() as u64) as usize,
+        };
         while len > 0 {
-            let part = len.min(ZEROS as u64);
-            let end = start.saturating_add(part as usize);
-            let zeros = memory.get(start..end).unwrap_or_default();
-            self.file.write_all_at(zeros, offset)?;
-            offset = offset.saturating_add(part);
-            len = len.saturating_sub(part);
+            let mut left = len;
+            let mut vector = [page(0); ZERO_PAGES];
+            for entry in &mut vector {
+                *entry = page(left);
+                left = left.saturating_sub(entry.iov_len as u64);
+            }
+            let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let (fd, count) = (self.file.as_raw_fd(), vector.len() as libc::c_int);
+            // SAFETY: each entry is the page of zeros, or a part of it, which is only read.
+            match unsafe { libc::pwritev(fd, vector.as_ptr(), count, at) } {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written @ 1.. => {
+                    offset = offset.saturating_add(written.unsigned_abs() as u64);
+                    len = len.saturating_sub(written.unsigned_abs() as u64);
+                }
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -128,7 +149,7 @@ impl Image for Raw {
         match work {
             Work::Read { offset } => buffers.drive(offset, |segments, at| {
                 // SAFETY: every segment was checked to be guest RAM that `buffers` keeps mapped,
-                // or is a buffer of its own; the kernel writes only into them, and there are no
+                // or is a chunk of their own; the kernel writes only into them, and there are no
                 // Rust references into them.
                 unsafe { libc::preadv(fd, segments.as_ptr(), segments.len() as libc::c_int, at) }
             }),
@@ -226,10 +247,13 @@ mod tests {
         let zero = |offset, len, unmap| Work::Zero { offset, len, unmap };
         disk.run(zero(512, 1024, false), &mut none).unwrap();
         disk.write_zeros(4096, 200_000).unwrap();
+        disk.write_zeros(500_000, 300_000).unwrap();
         let mut back = vec![1; 1 << 20];
         disk.file.read_exact_at(&mut back, 0).unwrap();
         for (at, byte) in back.iter().enumerate() {
-            let cleared = (512..1536).contains(&at) || (4096..204_096).contains(&at);
+            let cleared = (512..1536).contains(&at)
+                || (4096..204_096).contains(&at)
+                || (500_000..800_000).contains(&at);
             assert_eq!(*byte == 0, cleared, "{at}");
         }
         let before = disk.file.metadata().unwrap().blocks();

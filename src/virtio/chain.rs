@@ -22,7 +22,7 @@ use crate::memory::objects;
 const DESCRIPTOR_BYTES: u64 = 16;
 /// The longest indirect table accepted. The queue size bounds a chain in the ring (virtio 1.2,
 /// 2.7.5.3.1); Linux lets an indirect table be longer, so it gets a bound of its own.
-const MAX_INDIRECT: u64 = 1024;
+pub const MAX_INDIRECT: u64 = 1024;
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;

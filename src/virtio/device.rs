@@ -18,7 +18,7 @@ use super::complaints::Complaints;
 use super::limit::Limiter;
 use super::ring::Broken;
 use super::signal::Signal;
-use crate::board::{CharDevice, Names, SiteError, StateError, device};
+use crate::board::{CharDevice, Names, Server, SiteError, StateError, Waiting, device};
 
 /// A device as it is planned. It lives over all lives of a machine, each of which has its own [`Made`].
 pub trait Model: Send + Sync {
@@ -47,6 +47,8 @@ pub struct Host {
     pub signal: Arc<Signal>,
     /// Where it complains.
     pub complaints: Arc<Complaints>,
+    /// How a vCPU waits until a reset is done.
+    pub waiting: Arc<Waiting>,
 }
 
 /// A device and its queues.
@@ -69,8 +71,8 @@ pub struct MadeQueue {
     pub event: Option<Arc<EventFd>>,
     /// Whether the handler may ask for time ([`Room::Later`]).
     pub limited: bool,
-    /// Whether it has a thread of its own.
-    pub thread: bool,
+    /// Who gives it its turns. A handler that may wait for the host is not for the main loop.
+    pub server: Server,
     /// Whether the vCPU that kicks takes the turn itself, for a driver that does nothing but wait for the answer.
     /// Then a kick costs an exit to user space, and not two switches between threads.
     pub at_once: bool,
@@ -86,7 +88,7 @@ impl MadeQueue {
             handler: Box::new(handler),
             event: None,
             limited: false,
-            thread: false,
+            server: Server::MainLoop,
             at_once: false,
             poll: Duration::ZERO,
         }
@@ -251,7 +253,8 @@ pub trait Handler: Send {
         false
     }
 
-    /// The driver has reset the device. Waits for what is in flight: on return no memory of the guest is read
-    /// or written any more.
+    /// The driver has reset the device, or the machine has ended. Waits for what is in flight: on return no
+    /// memory of the guest is read or written any more. Called by who gives the queue its turns, or by anybody
+    /// when nothing is in flight.
     fn stop(&mut self) {}
 }

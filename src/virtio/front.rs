@@ -4,6 +4,10 @@
 //! DRIVER_OK. What comes out of turn is ignored; what cannot work sets DEVICE_NEEDS_RESET. Only at DRIVER_OK
 //! are rings made, all values checked at once, and handed to the workers.
 //!
+//! A reset waits for what is in flight, which may take as long as the host's storage likes. No lock is held
+//! meanwhile, and the end of the machine interrupts it ([`Waiting`](crate::board::Waiting)). What other vCPUs
+//! write to the device in that time is ignored.
+//!
 //! A transport keeps what belongs to its registers alone, such as which queue is selected.
 
 use std::sync::{Arc, Mutex};
@@ -22,7 +26,7 @@ use super::ring::Ring;
 use super::setup::{DriverSetup, QueueSetup};
 use super::signal::{STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET};
 use crate::board::device::{from_value, to_value};
-use crate::board::{SiteError, StateError};
+use crate::board::{Pump, SiteError, StateError};
 use crate::sync::lock;
 
 /// What all devices offer, as it is the transport's and the rings' affair.
@@ -34,7 +38,15 @@ pub struct Front {
     device: Arc<dyn VirtioDevice>,
     queues: Vec<Arc<VirtQueue>>,
     host: Host,
-    setup: Mutex<DriverSetup>,
+    setup: Mutex<Setup>,
+}
+
+/// What the driver has written so far, and whether it may write more.
+#[derive(Default)]
+struct Setup {
+    driver: DriverSetup,
+    /// A reset waits for what is in flight.
+    resetting: bool,
 }
 
 /// All that is to be kept of a device, but for its transport.
@@ -62,7 +74,7 @@ impl Front {
             host,
             setup: Mutex::default(),
         };
-        *lock(&front.setup) = front.power_on();
+        lock(&front.setup).driver = front.power_on();
         Ok(front)
     }
 
@@ -111,14 +123,15 @@ impl Front {
     /// Whether the driver uses `queue`.
     pub fn is_ready(&self, queue: u32) -> bool {
         let setup = lock(&self.setup);
-        setup.queues.get(queue as usize).is_some_and(|q| q.ready)
+        let queue = setup.driver.queues.get(queue as usize);
+        queue.is_some_and(|queue| queue.ready)
     }
 
     /// The driver changes what features it wants; ignored once they are agreed on.
     pub fn want_features(&self, change: impl FnOnce(&mut u64)) {
         let mut setup = lock(&self.setup);
-        if self.status() & STATUS_FEATURES_OK == 0 {
-            change(&mut setup.features);
+        if self.status() & STATUS_FEATURES_OK == 0 && !setup.resetting {
+            change(&mut setup.driver.features);
         }
     }
 
@@ -126,7 +139,8 @@ impl Front {
     pub fn set_ready(&self, queue: u32, ready: bool) {
         let mut setup = lock(&self.setup);
         if self.status() & STATUS_DRIVER_OK == 0
-            && let Some(queue) = setup.queues.get_mut(queue as usize)
+            && !setup.resetting
+            && let Some(queue) = setup.driver.queues.get_mut(queue as usize)
         {
             queue.ready = ready;
         }
@@ -137,27 +151,25 @@ impl Front {
     pub fn set_up(&self, queue: u32, change: impl FnOnce(&mut QueueSetup)) {
         let mut setup = lock(&self.setup);
         if self.status() & STATUS_DRIVER_OK == 0
-            && let Some(queue) = setup.queues.get_mut(queue as usize)
+            && !setup.resetting
+            && let Some(queue) = setup.driver.queues.get_mut(queue as usize)
             && !queue.ready
         {
             change(queue);
         }
     }
 
-    /// The driver writes the device status; true when that was a reset, in which nothing is in flight any
-    /// more.
-    pub fn write_status(&self, value: u32) -> bool {
-        let mut setup = lock(&self.setup);
-        if value == 0 {
-            self.reset();
-            *setup = self.power_on();
-            return true;
+    /// The driver writes the device status, and not 0, which is a [`Front::reset`].
+    pub fn write_status(&self, value: u32) {
+        let setup = lock(&self.setup);
+        if setup.resetting {
+            return;
         }
         let status = self.status();
         // A driver only ever adds bits (2.1.1); DEVICE_NEEDS_RESET is not the driver's to set.
         let mut added = value & !status & 0xff & !STATUS_NEEDS_RESET;
         if added & STATUS_FEATURES_OK != 0 {
-            let wanted = setup.features;
+            let wanted = setup.driver.features;
             let accepted = wanted & !self.offered() == 0 && wanted & 1 << VIRTIO_F_VERSION_1 != 0;
             if !accepted {
                 added &= !STATUS_FEATURES_OK;
@@ -170,12 +182,39 @@ impl Front {
         self.host.signal.add_status(added);
         if added & STATUS_DRIVER_OK != 0 && status & STATUS_NEEDS_RESET == 0 {
             let progress = vec![Some((0, 0)); self.queues.len()];
-            match self.make_queues(&setup, &progress) {
-                Some(queues) => self.start(setup.features, queues),
+            match self.make_queues(&setup.driver, &progress) {
+                Some(queues) => self.start(setup.driver.features, queues),
                 None => self.host.signal.broken(),
             }
         }
-        false
+    }
+
+    /// The driver resets the device. On return no memory of the guest is read or written any more, unless the
+    /// machine has ended meanwhile: then no guest will run that could use its memory for something else.
+    pub fn reset(&self) {
+        let mut setup = lock(&self.setup);
+        if setup.resetting {
+            // Another vCPU does it.
+            drop(setup);
+            self.host.waiting.until(|| !lock(&self.setup).resetting);
+            return;
+        }
+        setup.resetting = true;
+        self.queues.iter().for_each(|queue| queue.ask_to_stop());
+        drop(setup);
+        let stopped = || self.queues.iter().all(|queue| queue.has_stopped());
+        if !self.host.waiting.until(stopped) {
+            return;
+        }
+        self.device.driver(None);
+        let mut setup = lock(&self.setup);
+        self.host.signal.reset();
+        *setup = Setup {
+            driver: self.power_on(),
+            resetting: false,
+        };
+        drop(setup);
+        self.host.waiting.look();
     }
 
     /// The rings as the driver has set them up; `None` when one of them cannot work.
@@ -201,19 +240,8 @@ impl Front {
         let host = &self.host;
         for ((ours, queue), number) in self.queues.iter().zip(queues).zip(0..) {
             let ring = |queue| Ring::new(queue, number, host.memory.clone(), host.signal.clone());
-            ours.worker().start(queue.map(ring), features);
-            // Requests may be waiting in the ring already.
-            ours.wake();
+            ours.start(queue.map(ring), features);
         }
-    }
-
-    /// Stops. On return no memory of the guest is read or written any more.
-    fn reset(&self) {
-        for queue in &self.queues {
-            queue.worker().stop();
-        }
-        self.device.driver(None);
-        self.host.signal.set_status(0);
     }
 
     /// The driver notifies `queue`, and no ioeventfd took it.
@@ -236,38 +264,31 @@ impl Front {
 
     /// Takes nothing new out of the rings.
     pub fn quiesce(&self) {
-        for queue in &self.queues {
-            queue.worker().quiesce();
-        }
+        self.queues.iter().for_each(|queue| queue.quiesce());
     }
 
     /// Whether something is in flight.
     pub fn is_busy(&self) -> bool {
-        self.queues.iter().any(|queue| queue.worker().is_busy())
+        self.queues.iter().any(|queue| queue.is_busy())
     }
 
     /// Goes on.
     pub fn resume(&self) {
-        for queue in &self.queues {
-            queue.worker().resume();
-            queue.wake();
-        }
+        self.queues.iter().for_each(|queue| queue.resume());
     }
 
-    /// The machine has ended.
+    /// The machine has ended. For who has given the queues their turns, as this waits for what is in flight.
     pub fn finish(&self) {
-        for queue in &self.queues {
-            queue.worker().stop();
-        }
+        self.queues.iter().for_each(|queue| queue.stop());
         self.device.finish();
     }
 
     /// All that is to be kept of the device, but for its transport.
     pub fn state(&self) -> Value {
-        let progress = self.queues.iter().map(|queue| queue.worker().progress());
+        let progress = self.queues.iter().map(|queue| queue.progress());
         to_value(&Saved {
             status: self.status(),
-            setup: lock(&self.setup).clone(),
+            setup: lock(&self.setup).driver.clone(),
             progress: progress.collect(),
             device: self.device.state(),
         })
@@ -301,7 +322,7 @@ impl Front {
         self.quiesce();
         self.host.signal.set_status(saved.status);
         let features = saved.setup.features;
-        *lock(&self.setup) = saved.setup;
+        lock(&self.setup).driver = saved.setup;
         if let Some(queues) = queues {
             self.start(features, queues);
         }

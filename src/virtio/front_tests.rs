@@ -77,6 +77,7 @@ fn fake_in(bell: Arc<dyn Bell>, memory: Arc<GuestMemoryMmap>) -> (Front, Arc<Fak
         memory,
         signal: Arc::new(Signal::new(bell)),
         complaints: Arc::new(Complaints::about("fake0")),
+        waiting: Arc::default(),
     };
     let front = Front::new(made, host).unwrap();
     (front, device)
@@ -213,5 +214,87 @@ proptest::proptest! {
             again.resume();
             again.queues()[0].run(true);
         }
+    }
+}
+
+/// A handler whose host does not answer before `answer` says so.
+struct Stuck {
+    reached: std::sync::mpsc::Sender<()>,
+    answer: std::sync::mpsc::Receiver<()>,
+}
+
+impl Handler for Stuck {
+    fn take(&mut self, _: u16, _: &Chain, _: &GuestMemoryMmap) -> Result<Taken, Broken> {
+        self.reached.send(()).unwrap();
+        let _ = self.answer.recv();
+        Ok(Taken::done(0))
+    }
+}
+
+/// A disk that does not answer holds up nobody but its own thread, and a reset waits until it is done, or
+/// until the machine ends.
+#[test]
+fn only_a_reset_waits_for_a_host_that_does_not_answer_and_the_end_interrupts_it() {
+    use crate::board::{Server, Waiting};
+    for ends in [false, true] {
+        let (reached, is_reached) = std::sync::mpsc::channel();
+        let (give_answer, answer) = std::sync::mpsc::channel();
+        let (memory, waiting) = (ram(), Arc::new(Waiting::default()));
+        let queue = MadeQueue {
+            server: Server::OwnThread,
+            ..MadeQueue::simple(16, Stuck { reached, answer })
+        };
+        let made = Made {
+            device: Arc::new(Fake::default()),
+            queues: vec![queue],
+            chars: None,
+        };
+        let host = Host {
+            name: "fake0".into(),
+            memory: memory.clone(),
+            signal: Arc::new(Signal::new(Arc::new(Silent))),
+            complaints: Arc::new(Complaints::about("fake0")),
+            waiting: waiting.clone(),
+        };
+        let front = Front::new(made, host).unwrap();
+        drive(&front);
+        offer(&memory, 0);
+        std::thread::scope(|scope| {
+            let queue = front.queues()[0].clone();
+            let turn = scope.spawn(move || queue.run(true));
+            is_reached.recv().unwrap();
+            // None of these comes back later than the answer, or the test hangs.
+            front.quiesce();
+            assert!(front.is_busy());
+            assert_eq!(front.state()["progress"][0], serde_json::json!([0, 0]));
+            front.resume();
+            let reset = scope.spawn(|| front.reset());
+            while !lock(&front.setup).resetting {
+                std::thread::yield_now();
+            }
+            front.write_status(STATUS_ACKNOWLEDGE);
+            front.set_ready(0, false);
+            assert_eq!(front.status(), 0x0f, "not reset yet");
+            assert_eq!(front.state()["status"], 0x0f);
+            if ends {
+                waiting.end();
+                while !reset.is_finished() {
+                    std::thread::yield_now();
+                }
+                assert_eq!(front.status(), 0x0f, "the ring is still there");
+            }
+            assert!(!turn.is_finished());
+            give_answer.send(()).unwrap();
+            turn.join().unwrap();
+            reset.join().unwrap();
+            if !ends {
+                assert_eq!(front.status(), 0);
+                assert_eq!(front.state()["progress"][0], Value::Null);
+            }
+        });
+        assert_eq!(used(&memory), 1, "what was in flight was answered first");
+        offer(&memory, 1);
+        front.queues()[0].run(true);
+        assert_eq!(used(&memory), 1, "and nothing was touched after it");
     }
 }

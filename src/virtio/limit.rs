@@ -90,9 +90,14 @@ impl Limiter {
 
     /// Counts a request of `len` bytes that has begun.
     pub fn take(&self, len: u64) {
+        self.take_as(1, len);
+    }
+
+    /// Counts a request that is worth so many, and so many bytes.
+    pub fn take_as(&self, requests: u64, len: u64) {
         let mut buckets = lock(&self.0);
         if let Some(bucket) = &mut buckets.requests {
-            bucket.tokens -= 1.0;
+            bucket.tokens -= requests as f64;
         }
         if let Some(bucket) = &mut buckets.bytes {
             bucket.tokens -= len as f64;

@@ -60,6 +60,7 @@ impl<M: Model> Part for OnMmio<M> {
             memory: site.memory.clone(),
             signal: Arc::new(Signal::new(interrupt.clone())),
             complaints: Arc::new(Complaints::about(&place.name)),
+            waiting: site.waiting.clone(),
         };
         let mut made = self.0.make(&host)?;
         site.chars.extend(made.chars.take());

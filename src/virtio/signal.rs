@@ -25,6 +25,9 @@ pub trait Bell: Send + Sync {
 
     /// "Look at the configuration space, and at the device status."
     fn config_changed(&self);
+
+    /// The device was reset: there is nothing left to look at.
+    fn reset(&self) {}
 }
 
 /// The device status, the configuration's generation, and the bell.
@@ -80,6 +83,13 @@ impl Signal {
     /// Adds bits to the device status.
     pub(super) fn add_status(&self, bits: u32) {
         self.status.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    /// The device was reset.
+    pub(super) fn reset(&self) {
+        self.set_status(0);
+        // After the status, by which a change of the configuration decides whether it rings.
+        self.bell.reset();
     }
 
     /// Sets the device status.

@@ -8,9 +8,11 @@
 //! ```
 //!
 //! A worker that is quiesced takes nothing more out of its ring, but keeps it and answers what is in
-//! flight; one that goes on does so where it was.
+//! flight; one that goes on does so where it was. Whoever wants that, or a stop, leaves a wish in its
+//! [`Wishes`] and waits for no turn: a turn may be waiting for the host.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
@@ -45,6 +47,53 @@ enum Stopped {
     Limited(Duration),
 }
 
+/// What others want of a worker, and how far it is: all that they may ask without its lock.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    quiesce: AtomicBool,
+    stop: AtomicBool,
+    /// As [`Wishes::progress`] gives it: both indices, and `HAS_RING` where there are any.
+    progress: AtomicU64,
+}
+
+/// See [`Wishes`].
+const HAS_RING: u64 = 1 << 32;
+
+impl Wishes {
+    /// It is to take no more chains, or may take them again. The worker looks before each chain.
+    pub fn set_quiesce(&self, wanted: bool) {
+        self.quiesce.store(wanted, Ordering::SeqCst);
+    }
+
+    /// It is to give its ring up, or has done so.
+    pub fn set_stop(&self, wanted: bool) {
+        self.stop.store(wanted, Ordering::SeqCst);
+    }
+
+    /// Whether it is to give its ring up.
+    pub fn stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing may be taken out of the ring.
+    fn hold_back(&self) -> bool {
+        self.quiesce.load(Ordering::SeqCst) || self.stop()
+    }
+
+    /// How far the ring was after the last turn, if there is one: its next avail and next used index.
+    pub fn progress(&self) -> Option<(u16, u16)> {
+        let progress = self.progress.load(Ordering::SeqCst);
+        (progress & HAS_RING != 0).then_some(((progress >> 16) as u16, progress as u16))
+    }
+
+    fn set_progress(&self, progress: Option<(u16, u16)>) {
+        let word = progress.map_or(0, |(avail, used)| {
+            HAS_RING | u64::from(avail) << 16 | u64::from(used)
+        });
+        self.progress.store(word, Ordering::SeqCst);
+    }
+}
+
 /// Owns a ring between DRIVER_OK and reset, and the handler of its chains.
 pub struct Worker {
     handler: Box<dyn Handler>,
@@ -52,7 +101,7 @@ pub struct Worker {
     chain: Chain,
     pub(super) spin: Spin,
     alone: bool,
-    quiesced: bool,
+    wishes: Arc<Wishes>,
     signal: Arc<Signal>,
     complaints: Arc<Complaints>,
 }
@@ -71,7 +120,7 @@ impl Worker {
             chain: Chain::default(),
             spin: Spin::new(poll),
             alone: false,
-            quiesced: false,
+            wishes: Arc::default(),
             signal,
             complaints,
         }
@@ -86,6 +135,7 @@ impl Worker {
             self.handler.start(features);
         }
         self.ring = ring;
+        self.note_progress();
     }
 
     /// The driver has reset the device: waits for what is in flight, and forgets the ring. After it no
@@ -93,26 +143,22 @@ impl Worker {
     pub fn stop(&mut self) {
         self.handler.stop();
         self.ring = None;
+        self.note_progress();
     }
 
-    /// Takes no more chains; what is in flight ends in its own time.
-    pub fn quiesce(&mut self) {
-        self.quiesced = true;
-    }
-
-    /// Goes on. It has to be run afterwards, as a kick may have been heard in between.
-    pub fn resume(&mut self) {
-        self.quiesced = false;
+    /// What is wanted of it.
+    pub fn wishes(&self) -> &Arc<Wishes> {
+        &self.wishes
     }
 
     /// Whether something is in flight.
     pub fn is_busy(&self) -> bool {
-        self.ring.is_some() && self.handler.in_flight() > 0
+        self.handler.in_flight() > 0
     }
 
-    /// How far the ring is, if there is one.
-    pub fn progress(&self) -> Option<(u16, u16)> {
-        self.ring.as_ref().map(Ring::progress)
+    fn note_progress(&self) {
+        let progress = self.ring.as_ref().map(Ring::progress);
+        self.wishes.set_progress(progress);
     }
 
     /// Handles what is in the ring and what has ended, up to a batch, and interrupts the driver if
@@ -125,12 +171,15 @@ impl Worker {
         match self.work(&mut ring) {
             Ok(turn) => {
                 self.ring = Some(ring);
+                self.note_progress();
                 turn
             }
             Err(broken) => {
                 self.complaints
                     .add(&format!("{broken}; the device needs a reset"));
                 self.signal.broken();
+                // Nobody will ask what has become of what is in flight.
+                self.stop();
                 Turn::Idle
             }
         }
@@ -155,7 +204,7 @@ impl Worker {
                     }
                 }
                 Stopped::Full => {
-                    if !self.quiesced && self.handler.room() == Room::Yes {
+                    if !self.wishes.hold_back() && self.handler.room() == Room::Yes {
                         continue;
                     }
                     if !self.handler.rearm() {
@@ -184,10 +233,10 @@ impl Worker {
 
     /// Takes chains out of the ring, and hands them to the handler.
     fn take(&mut self, ring: &mut Ring, budget: &mut usize) -> Result<Stopped, Broken> {
-        if self.quiesced {
-            return Ok(Stopped::Full);
-        }
         loop {
+            if self.wishes.hold_back() {
+                return Ok(Stopped::Full);
+            }
             if *budget == 0 {
                 return Ok(Stopped::Batch);
             }

@@ -6,6 +6,7 @@ pub mod bare;
 pub mod guest;
 pub mod lab;
 pub mod linux;
+pub mod mount;
 pub mod pty;
 pub mod trials;
 

@@ -344,6 +344,35 @@ pub fn gone() {
     check("nor is it after a reset", driver.request(0, 0, 4096).0 == 1);
 }
 
+/// Writes to a disk that stops answering at some time, eight requests at once. At 'r' the device is reset,
+/// whatever it is doing then; at 'q' the disk is looked at, and that is the end.
+pub fn stuck() {
+    let mut driver = initialize();
+    print_str("at work\n");
+    loop {
+        burst(&mut driver, 1, 0, 4096);
+        let mut key = 0;
+        while key != b'r' && read_u16(USED + 2) != driver.avail {
+            if inb(0x3fd) & 1 != 0 {
+                key = inb(0x3f8);
+            }
+        }
+        match key {
+            b'r' => {
+                print_str("resetting\n");
+                set(0x070, 0);
+                print_str("it is reset\n");
+                driver = initialize();
+            }
+            b'q' => break,
+            _ => {}
+        }
+    }
+    check("the disk is read", driver.request(0, 0, 4096) == (0, 4097));
+    check("and written", driver.request(1, 0, 4096) == (0, 1));
+    check("and flushed", driver.request(4, 0, 0) == (0, 1));
+}
+
 /// Writes block n of a sequence, flushes, says "n", for ever. Where it goes and what is in it
 /// follows from n (`tests/durability.rs` knows the same).
 pub fn journal() -> ! {

@@ -10,6 +10,7 @@
 mod bench;
 mod block;
 mod faults;
+mod greed;
 mod io;
 mod pause;
 mod snapshot;
@@ -229,6 +230,10 @@ extern "C" fn main() -> ! {
         b"busy" => faults::busy(),
         b"hog" => faults::hog(),
         b"flush-again" => faults::flush_again(),
+        b"stuck" => block::stuck(),
+        b"greed" => greed::disks(),
+        b"secret" => greed::secret(),
+        b"greed-small" => greed::small(),
         b"fill" => snapshot::fill(),
         b"two-lives" => snapshot::two_lives(),
         b"journal" => block::journal(),

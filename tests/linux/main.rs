@@ -57,9 +57,13 @@ fn trials(ignored: Option<&str>) -> Vec<Trial> {
         let name = format!("{image}_unpacks_itself");
         trials.push(trial(name, ignored, move || unpacks_itself(image)));
     }
-    let tests: [(&str, fn()); 18] = [
+    let tests: [(&str, fn()); 19] = [
         ("stock_debian_kernel_finds_its_disk_by_acpi", stock),
         ("lscpu_reads_back_the_topology", topology),
+        (
+            "a_guest_is_a_hypervisor_only_if_asked_for",
+            hypervisor_in_guest,
+        ),
         ("thirty_two_cpus_come_up", many_cpus),
         ("four_gib_are_there", four_gib),
         ("no_calibration_loop_runs", clocks),
@@ -208,6 +212,18 @@ fn smbios() {
             "io.systemd.credential.binary:from.file=ZnJvbSBhIGZpbGUK\n",
         ],
     );
+}
+
+/// The host of this test has a KVM that can nest, or there is nothing to be kept from the guest.
+fn hypervisor_in_guest() {
+    let text = "echo flags=$(grep -cwE 'vmx|svm' /proc/cpuinfo)";
+    contains(&script(text, &[]), &["flags=0"]);
+    let nests = ["kvm_intel", "kvm_amd"].iter().any(|module| {
+        let file = format!("/sys/module/{module}/parameters/nested");
+        std::fs::read_to_string(file).is_ok_and(|text| text.starts_with(['1', 'Y']))
+    });
+    let flags = format!("flags={}", u32::from(nests));
+    contains(&script(text, &["--nested"]), &[&flags]);
 }
 
 fn topology() {

@@ -2,11 +2,13 @@
 //!
 //! KVM_GET_SUPPORTED_CPUID describes the host. Changed here are the leaves that say where a vCPU
 //! stands among the others (its APIC id, cores, threads, caches shared) and the frequencies that
-//! spare the guest a calibration loop. Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3,
+//! spare the guest a calibration loop; what a guest is not to have is taken out
+//! ([`cpuid_hidden`](super::cpuid_hidden)). Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3,
 //! appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+use super::cpuid_hidden::hide;
 use super::topology::Topology;
 
 /// KVM's local APIC timer counts nanoseconds (KVM_CAP_X86_APIC_BUS_CYCLES_NS, default 1).
@@ -47,6 +49,8 @@ pub struct Facts {
     pub tsc_khz: Option<u32>,
     /// KVM_CAP_TSC_DEADLINE_TIMER.
     pub tsc_deadline: bool,
+    /// Whether the guest may be a hypervisor itself.
+    pub nested: bool,
 }
 
 /// The host's leaves with what is the same for all vCPUs of a machine filled in.
@@ -62,6 +66,7 @@ pub fn template(supported: &CpuId, facts: Facts) -> Vec<kvm_cpuid_entry2> {
         })
         .copied()
         .collect();
+    hide(&mut entries, facts.nested);
     // Linux tells who shares a cache by APIC ids, so these count ids, gaps and all.
     let per_core = 1u32 << facts.topology.thread_bits().min(31);
     let per_socket = ids_per_socket(facts.topology);
@@ -274,6 +279,7 @@ mod tests {
             },
             tsc_khz: Some(2_600_000),
             tsc_deadline: true,
+            nested: false,
         }
     }
 

@@ -12,6 +12,7 @@
 
 pub mod acpi;
 pub mod cpuid;
+mod cpuid_hidden;
 pub mod e820;
 pub mod interrupts;
 pub mod layout;

@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::machine::host::{self, Backend};
+use crate::machine::host;
 
 /// Bytes shown at RIP: the longest x86 instruction has 15.
 const CODE_BYTES: usize = 16;
@@ -74,7 +74,7 @@ impl Crash {
                 format!("the CPU refused to enter the guest (hardware reason {reason:#x})")
             }
             Cause::InternalError(KVM_INTERNAL_ERROR_EMULATION, _)
-                if host::backend() == Backend::Pvm =>
+                if host::is_pvm() =>
             {
                 "KVM on this host is PVM, which emulates the guest's kernel code and does not know this instruction"
                     .into()
@@ -101,9 +101,7 @@ impl Crash {
     /// What the user can do.
     pub fn help(&self) -> &'static str {
         match &self.cause {
-            Cause::InternalError(KVM_INTERNAL_ERROR_EMULATION, _)
-                if host::backend() == Backend::Pvm =>
-            {
+            Cause::InternalError(KVM_INTERNAL_ERROR_EMULATION, _) if host::is_pvm() => {
                 "use a guest kernel built with CONFIG_PVM_GUEST, or a host with VMX or SVM ('bantam check' tells)"
             }
             Cause::TripleFault => {

@@ -6,10 +6,11 @@ pub mod reset;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::board::Waiting;
 use crate::error::ExitStatus;
 use crate::sync::lock;
 use crash::Crash;
@@ -59,6 +60,8 @@ pub struct ExitBox {
     stop: AtomicBool,
     wake: EventFd,
     alarm: OnceLock<Alarm>,
+    /// The vCPUs that wait for a device.
+    waiting: Arc<Waiting>,
 }
 
 impl fmt::Debug for ExitBox {
@@ -81,7 +84,13 @@ impl ExitBox {
             stop: AtomicBool::new(false),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             alarm: OnceLock::new(),
+            waiting: Arc::default(),
         })
+    }
+
+    /// How a vCPU waits for a device: the end interrupts it.
+    pub fn waiting(&self) -> Arc<Waiting> {
+        self.waiting.clone()
     }
 
     /// Has `alarm` called at the end, on whatever thread has a reason for it, to tell those who do not
@@ -110,6 +119,9 @@ impl ExitBox {
         drop(reason);
         self.stop.store(true, Ordering::SeqCst);
         self.raise_alarm();
+        // After the alarm: a vCPU that comes back from a wait finds that it has to end, and runs no further
+        // instruction.
+        self.waiting.end();
         // Failure means that a wake-up is pending already.
         let _ = self.wake.write(1);
     }

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`Control`](crate::machine::control::Control) | end of the machine, the last vCPU has parked, signals, time limit and the time to power off |
 //! | [`Console`](crate::console::Console) | the serial port's wake-up and timer, stdin, stdout when it was full, the timer of a guest that takes no input |
+//! | [`OwnLines`](own_lines::OwnLines) | standard error, when it was full |
 //! | [`QueueIo`](queue_io::QueueIo) | the ioeventfd of a device's queue, its event fd, the timer of its rate limit |
 
-pub mod io_thread;
+pub mod io_threads;
+pub mod own_lines;
 pub mod queue_io;
 
 use std::io;
@@ -16,13 +18,13 @@ use event_manager::{EventManager, EventSet, Events, SubscriberOps};
 use crate::board::Watcher;
 use crate::machine::error::{StartError, host};
 
-/// Any subscriber.
+/// Any subscriber of the main thread.
 pub type Subscriber = Box<dyn Watcher>;
 
 /// The loop of the main thread, or of an I/O thread.
-pub struct EventLoop(EventManager<Subscriber>);
+pub struct EventLoop<S: Watcher = Subscriber>(EventManager<S>);
 
-impl EventLoop {
+impl<S: Watcher> EventLoop<S> {
     /// A loop without subscribers.
     ///
     /// # Errors
@@ -37,7 +39,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// When the host does not let them be watched: nothing would be heard of them.
-    pub fn add(&mut self, subscriber: Subscriber) -> Result<(), StartError> {
+    pub fn add(&mut self, subscriber: S) -> Result<(), StartError> {
         let refused = |error| host("watch for events")(reason(error));
         let watched = subscriber.watched();
         let id = self.0.add_subscriber(subscriber);

@@ -28,6 +28,7 @@ use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
 use crate::limits;
 use crate::machine::error::{StartError, call, host};
+use crate::sandbox::{self, Role};
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -41,6 +42,8 @@ const FAST_STRINGS: u64 = 1;
 pub struct Start {
     /// How many, and where each stands.
     pub topology: Topology,
+    /// Whether the guest may be a hypervisor itself.
+    pub nested: bool,
     /// What is in the first one's registers.
     pub protocol: Protocol,
     /// The first one's RIP.
@@ -111,6 +114,7 @@ impl VcpuMaker {
                     return;
                 }
             };
+            sandbox::enter(Role::Vcpu);
             // Without an answer the machine has been given up.
             if let Ok(shared) = get_run.recv() {
                 first.run(shared);
@@ -160,7 +164,10 @@ impl Vcpus {
         let mut threads = Vec::new();
         for vcpu in self.others.vcpus {
             let shared = shared.clone();
-            match limits::spawn(name(vcpu.index), move || vcpu.run(shared)) {
+            match limits::spawn(name(vcpu.index), move || {
+                sandbox::enter(Role::Vcpu);
+                vcpu.run(shared);
+            }) {
                 Ok(thread) => threads.push(thread),
                 // The first one's thread ends as nothing comes to run.
                 Err(error) => return (threads, Err(host("start a vCPU thread")(error))),
@@ -204,6 +211,7 @@ fn make(
                     topology,
                     tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
                     tsc_deadline,
+                    nested: start.nested,
                 },
             );
         }

@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Engine;
 use crate::limits;
+use crate::sandbox::{self, Role};
 use crate::storage::image::{Image, Job};
 
 /// See the [module](self).
@@ -111,7 +112,10 @@ impl Threads {
     fn hire(&mut self) -> bool {
         let shared = self.shared.clone();
         let number = self.threads.len();
-        let thread = limits::spawn("disk-io".into(), move || shared.work(number));
+        let thread = limits::spawn("disk-io".into(), move || {
+            sandbox::enter(Role::Pool);
+            shared.work(number);
+        });
         match thread {
             Ok(thread) => {
                 self.threads.push(thread);

@@ -9,6 +9,8 @@
 //! One kind of job does not go this way: a write into the page cache is made at once, by pwritev(2)
 //! (`submit` says why).
 //!
+//! A ring can do these few requests, on this one file, and nothing else (`restrict`).
+//!
 //! A short transfer is continued where it stopped. No request allocates: jobs live in a table that
 //! is indexed by their tokens.
 
@@ -16,6 +18,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use io_uring::register::Restriction;
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
@@ -56,13 +59,7 @@ impl Uring {
             .raw_file()
             .ok_or_else(|| io::Error::other("only raw images can be used with io_uring"))?;
         let entries = u32::from(slots.max(1)).next_power_of_two();
-        // Completions wait for our next system call instead of interrupting, and a flag in the
-        // ring says that they do: Linux 5.19.
-        let ring = IoUring::builder()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(entries)
-            .or_else(|_| IoUring::new(entries))?;
+        let (ring, restricted) = ring(entries)?;
         // A flag in the ring, of Linux 5.8, switches the event fd on and off. There is no way to ask for
         // that flag, so a feature is asked for that came a little later.
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_ext_arg() {
@@ -70,6 +67,9 @@ impl Uring {
         }
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
+        if restricted {
+            restrict(&ring)?;
+        }
         Ok(Uring {
             ring,
             buffered: image.alignment() == 1,
@@ -234,6 +234,42 @@ fn wait_for_memory(error: &io::Error) {
     std::thread::sleep(std::time::Duration::from_millis(1));
 }
 
+/// A ring, and whether it waits to be restricted.
+fn ring(entries: u32) -> io::Result<(IoUring, bool)> {
+    let mut builder = IoUring::builder();
+    // Completions wait for our next system call instead of interrupting, and a flag in the
+    // ring says that they do: Linux 5.19.
+    builder.setup_coop_taskrun().setup_taskrun_flag();
+    // Linux 5.10.
+    builder.setup_r_disabled();
+    let older = |_| IoUring::builder().setup_r_disabled().build(entries);
+    let ring = builder.build(entries).or_else(older);
+    ring.map(|ring| (ring, true)).or_else(|error| {
+        let ring = IoUring::new(entries).map_err(|_| error)?;
+        log::debug!("the host's io_uring knows no restrictions");
+        Ok((ring, false))
+    })
+}
+
+/// Leaves the ring with the requests of a disk, on the file that is registered: what is written into its queue by
+/// somebody else can open, send or execute nothing. Nothing more can be registered, neither.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    const REQUESTS: [u8; 6] = [
+        opcode::Read::CODE,
+        opcode::Readv::CODE,
+        opcode::Write::CODE,
+        opcode::Writev::CODE,
+        opcode::Fsync::CODE,
+        opcode::Fallocate::CODE,
+    ];
+    let registered = squeue::Flags::FIXED_FILE.bits();
+    let mut restrictions: Vec<_> = REQUESTS.map(Restriction::sqe_op).into();
+    restrictions.push(Restriction::sqe_flags_allowed(registered));
+    restrictions.push(Restriction::sqe_flags_required(registered));
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    ring.submitter().register_enable_rings()
+}
+
 fn entry(job: &mut Job) -> squeue::Entry {
     let left = job.buffers.rest();
     let count = left.len().min(MAX_SEGMENTS_PER_CALL) as u32;
@@ -312,5 +348,45 @@ fn next(job: &mut Job, result: i32) -> Next {
     match moved {
         0 => Next::Ended(Err(io::ErrorKind::UnexpectedEof.into())),
         _ => Next::Again,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Access, open};
+    use io_uring::types::Fd;
+
+    /// What the kernel answers to a request that no disk makes.
+    fn answer(uring: &mut Uring, entry: squeue::Entry) -> i32 {
+        // SAFETY: the entries below point to what lives until the answer is there.
+        unsafe { uring.ring.submission().push(&entry).unwrap() };
+        uring.ring.submit_and_wait(1).unwrap();
+        uring.ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_ring_opens_nothing_and_reads_no_other_file() {
+        if super::super::check_uring().is_err() {
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let image = open::open(file.path(), Access::default()).unwrap().image;
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let mut uring = Uring::new(image, 8, &event).unwrap();
+        let mut bytes = [1u8; 16];
+        let at = bytes.as_mut_ptr();
+        let own = opcode::Read::new(FILE, at, 16).build();
+        assert_eq!(answer(&mut uring, own), 16);
+        let other = opcode::Read::new(Fd(file.as_file().as_raw_fd()), at, 16).build();
+        assert_eq!(answer(&mut uring, other), -libc::EACCES);
+        let path = c"/etc/passwd";
+        let open = opcode::OpenAt::new(Fd(libc::AT_FDCWD), path.as_ptr()).build();
+        assert_eq!(answer(&mut uring, open), -libc::EACCES);
+        let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build();
+        assert_eq!(answer(&mut uring, socket), -libc::EACCES);
+        let refused = uring.ring.submitter().unregister_files().unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 }

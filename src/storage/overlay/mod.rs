@@ -28,12 +28,13 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::access::CacheMode;
 use super::image::{Image, Layers, Place, Work, hole};
 use super::raw::Raw;
-use crate::memory::IoBuffers;
+use crate::memory::{IoBuffers, ram};
 pub use error::OverlayError;
 use grains::{Claim, Grains};
 
 /// Where a write covers a part of a grain, the rest is copied from the base in pieces of this length.
-const PIECE: u32 = 64 << 10;
+/// Each of a disk's threads may have one in hand.
+pub const PIECE: u32 = 64 << 10;
 
 /// See the [module](self).
 pub struct Overlay {
@@ -173,9 +174,10 @@ impl Overlay {
             return Ok(memory);
         }
         // A mapping of its own, so that it is aligned for any host's direct I/O.
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), PIECE as usize)])
-            .map(Arc::new)
-            .map_err(|_| io::ErrorKind::OutOfMemory.into())
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), PIECE as usize)])
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        ram::leave_out_of_core_dumps(&memory);
+        Ok(Arc::new(memory))
     }
 }
 

@@ -34,6 +34,15 @@ use header::CHECK;
 /// How many images may rest on each other: an image, its backing file, that one's, and so on.
 const MAX_CHAIN: usize = 16;
 
+/// The longest piece of a read or write that imago is given at a time. It keeps a list of the clusters of one, and
+/// copies all of it where direct I/O cannot use the guest's addresses.
+pub const PIECE_BYTES: u64 = 1 << 20;
+/// The longest piece of a discard, of whose clusters it keeps a list as well; other requests wait meanwhile.
+const DISCARD_PIECE_BYTES: u64 = 64 << 20;
+/// What imago keeps of an image's tables: 128 of where clusters are, and 32 of how often they are used, each of
+/// a cluster's length (`Qcow2::do_open`).
+pub const CACHED_TABLES: u64 = 128 + 32;
+
 /// An image that another one rests on: qcow2 or raw.
 type BackingImage = Arc<FormatAccess<ImagoFile>>;
 
@@ -99,12 +108,9 @@ impl Qcow2 {
     }
 }
 
-impl Image for Qcow2 {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
+impl Qcow2 {
+    /// Does what is short enough for imago.
+    fn piece(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
         match work {
             Work::Read { offset } => {
                 let mut vector = IoVectorMut::with_capacity(buffers.rest().len());
@@ -157,6 +163,50 @@ impl Image for Qcow2 {
                     result => result,
                 }
             }),
+        }
+    }
+}
+
+impl Image for Qcow2 {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn run(&self, work: Work, buffers: &mut IoBuffers) -> io::Result<()> {
+        let total = buffers.len();
+        match work {
+            Work::Read { offset } | Work::Write { offset, .. } if total > PIECE_BYTES => {
+                let mut done = 0;
+                while done < total {
+                    let len = PIECE_BYTES.min(total.saturating_sub(done));
+                    let offset = offset.saturating_add(done);
+                    done = done.saturating_add(len);
+                    let work = match work {
+                        Work::Write { durable, .. } => Work::Write {
+                            offset,
+                            // The last one makes all of them durable.
+                            durable: durable && done == total,
+                        },
+                        _ => Work::Read { offset },
+                    };
+                    buffers.part(len, |part| self.piece(work, part))?;
+                }
+                Ok(())
+            }
+            Work::Discard { offset, len } => {
+                let mut done = 0;
+                while done < len {
+                    let piece = DISCARD_PIECE_BYTES.min(len.saturating_sub(done));
+                    let work = Work::Discard {
+                        offset: offset.saturating_add(done),
+                        len: piece,
+                    };
+                    self.piece(work, buffers)?;
+                    done = done.saturating_add(piece);
+                }
+                Ok(())
+            }
+            _ => self.piece(work, buffers),
         }
     }
 }

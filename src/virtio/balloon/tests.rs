@@ -38,6 +38,7 @@ impl Bench {
             memory: memory.clone(),
             signal: Arc::new(Signal::new(Arc::new(Silent))),
             complaints: Arc::new(Complaints::about("balloon0")),
+            waiting: Arc::default(),
         };
         let model = BalloonModel {
             backing: Backing::Thp,

@@ -20,9 +20,21 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// What the host's file systems and disks like to write at a time.
 const PHYSICAL_BLOCK: u32 = 4096;
 /// Blocking requests that one queue works on at a time: enough to keep a fast disk busy.
-const MAX_THREADS: usize = 16;
+pub const MAX_THREADS: usize = 16;
 /// All of one disk's. They are there from the start, so many queues must not mean many times sixteen.
-const MAX_THREADS_OF_DISK: usize = 256;
+pub const MAX_THREADS_OF_DISK: usize = 256;
+/// The same of one that is no raw file: imago pins a table of its cache for each request that it works on, of 128
+/// for an image.
+pub const MAX_THREADS_OF_FORMAT: usize = 64;
+
+/// How many threads each queue's engine has at most, on a disk of so many queues.
+pub fn threads(queues: u16, is_raw: bool) -> usize {
+    let most = match is_raw {
+        true => MAX_THREADS_OF_DISK,
+        false => MAX_THREADS_OF_FORMAT,
+    };
+    (most / usize::from(queues.max(1))).clamp(1, MAX_THREADS)
+}
 
 /// What all queues share.
 pub struct Disk {
@@ -35,6 +47,7 @@ pub struct Disk {
     pub(super) io: IoMode,
     /// Of one queue's engine, at most.
     pub(super) threads: usize,
+    pub(super) queues: u16,
     pub(super) complaints: Arc<Complaints>,
     told_of_full: AtomicBool,
 }
@@ -47,15 +60,9 @@ impl Disk {
         }
         let block = setup.image.alignment().max(SECTOR_BYTES as u32);
         let len = setup.image.len();
-        // imago pins a table of its cache for each request that it works on, of 128 for an image.
-        let threads = match setup.image.raw_file() {
-            Some(_) => {
-                (MAX_THREADS_OF_DISK / usize::from(setup.queues.max(1))).clamp(1, MAX_THREADS)
-            }
-            None => (64 / usize::from(setup.queues.max(1))).clamp(1, MAX_THREADS),
-        };
         Disk {
-            threads,
+            threads: threads(setup.queues, setup.image.raw_file().is_some()),
+            queues: setup.queues.max(1),
             geometry: Geometry {
                 len: len.saturating_sub(len % u64::from(block)),
                 read_only: setup.read_only,

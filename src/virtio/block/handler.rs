@@ -6,8 +6,12 @@
 //!   status byte ◀── Pending ◀── ends ◀┘
 //! ```
 //!
-//! A request allocates nothing: what belongs to those in flight is in a table whose entries, and
-//! whose lists of buffers, are used again. The engine is made with the device and stays over resets.
+//! What belongs to requests in flight is in a table whose entries, and whose short lists of buffers, are used
+//! again. The engine is made with the device and stays over resets.
+//!
+//! A driver may ask for anything: so what is in flight at a time is bounded in requests, bytes, segments of memory,
+//! and chunks for direct I/O. Who finds no room waits in the ring until something ends. README's figures of
+//! this program's own memory rest on these bounds.
 
 use std::sync::Arc;
 
@@ -18,7 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::disk::Disk;
 use super::request::{Operation, Request, Status, Unanswerable};
 use super::{QUEUE_SIZE, SERIAL_BYTES};
-use crate::memory::{IoBuffers, objects};
+use crate::board::SiteError;
+use crate::memory::{BouncePool, IoBuffers, objects};
 use crate::storage::{Engine, Job, Work, engine};
 use crate::virtio::chain::Chain;
 use crate::virtio::device::{Answer, Handler, Room, Taken};
@@ -26,11 +31,39 @@ use crate::virtio::ring::Broken;
 
 /// So many bytes (128 KiB) count for a request more.
 const BYTES_SHIFT: u32 = 17;
-/// Bytes in flight at a time; one request may be longer. It bounds what direct I/O has to copy.
+/// Bytes in flight at a time, and those of one request more.
 const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
+/// Segments of guest memory in flight at a time, and those of one request more: as many as those bytes are
+/// pages, so a driver that gives whole pages never meets this bound.
+pub const MAX_SEGMENTS_IN_FLIGHT: usize = (MAX_BYTES_IN_FLIGHT >> 12) as usize;
+/// Chunks for direct I/O to odd addresses: of one queue at most, and of all queues of a disk.
+pub const MAX_CHUNKS: usize = 16;
+/// See [`MAX_CHUNKS`].
+pub const MAX_CHUNKS_OF_DISK: usize = 64;
 /// The longest request. Descriptors may name the same RAM again and again, so nothing else bounds
 /// what one request can ask for; Linux asks for a few MiB at the most.
 const MAX_REQUEST_BYTES: u64 = 32 << 20;
+
+/// A DISCARD counts for a request for each started stretch of this length, the longest that can be written at once.
+const DISCARD_BYTES_PER_REQUEST: u64 = MAX_REQUEST_BYTES;
+/// For each so many bytes that are discarded, one byte counts as written: 4 KiB for each MiB, about what
+/// the host writes of its tables when it frees that in pieces of 64 KiB, the clusters of a qcow2 image.
+const DISCARDED_PER_BYTE: u64 = 256;
+
+/// What a request counts for with the limits of its disk: requests and bytes. What is refused for its length
+/// counts for no more than the longest.
+fn counts_for(operation: Operation, data_len: u64) -> (u64, u64) {
+    let (requests, bytes) = match operation {
+        // Some file systems have to write the zeros.
+        Operation::Do(Work::Zero { len, .. }) => (1, len),
+        Operation::Do(Work::Discard { len, .. }) => (
+            len.div_ceil(DISCARD_BYTES_PER_REQUEST).max(1),
+            len / DISCARDED_PER_BYTE,
+        ),
+        _ => (1, data_len),
+    };
+    (requests, bytes.min(MAX_REQUEST_BYTES))
+}
 
 impl From<Unanswerable> for Broken {
     fn from(_: Unanswerable) -> Self {
@@ -44,6 +77,7 @@ struct Pending {
     head: u16,
     status: GuestAddress,
     bytes: u64,
+    segments: usize,
 }
 
 /// The requests of one queue.
@@ -55,24 +89,39 @@ pub struct Requests {
     free: Vec<u16>,
     spare: Vec<IoBuffers>,
     bytes_in_flight: u64,
+    segments_in_flight: usize,
+    /// For direct I/O alone.
+    chunks: Option<Arc<BouncePool>>,
     request: Request,
     write_through: bool,
 }
 
 impl Requests {
     /// None as yet. `event` becomes readable when some have ended.
-    pub(super) fn new(disk: Arc<Disk>, event: &Arc<EventFd>) -> Self {
+    ///
+    /// # Errors
+    /// When the host has no room for what direct I/O may need.
+    pub(super) fn new(disk: Arc<Disk>, event: &Arc<EventFd>) -> Result<Self, SiteError> {
+        let chunks = match disk.image.alignment() {
+            0 | 1 => None,
+            _ => {
+                let pool = BouncePool::new(chunks(disk.queues));
+                Some(pool.map_err(SiteError::host("map memory for direct I/O"))?)
+            }
+        };
         let engine = engine::start(&disk.image, disk.io, QUEUE_SIZE, disk.threads, event);
-        Requests {
+        Ok(Requests {
             disk,
             engine,
             pending: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
             bytes_in_flight: 0,
+            segments_in_flight: 0,
+            chunks,
             request: Request::default(),
             write_through: false,
-        }
+        })
     }
 
     /// Gives the request in hand to the engine, or answers it at once.
@@ -84,28 +133,30 @@ impl Requests {
         let io_error = Some((Status::IoError, 0));
         let spare = self.spare.pop();
         let mut buffers = spare.unwrap_or_else(|| IoBuffers::new(self.disk.memory.clone()));
-        buffers.clear();
         let ready = bytes == 0 || {
+            buffers.reserve(self.request.data.len());
             let ranges = self.request.data.iter();
+            let (alignment, fill) = (
+                self.disk.image.alignment(),
+                matches!(work, Work::Write { .. }),
+            );
             ranges.copied().all(|(at, len)| buffers.push(at, len))
-                && buffers
-                    .align(
-                        self.disk.image.alignment(),
-                        matches!(work, Work::Write { .. }),
-                    )
-                    .is_ok()
+                && buffers.align(alignment, fill, self.chunks.as_ref()).is_ok()
         };
         let pending = Pending {
             head,
             status: self.request.status,
             bytes,
+            segments: buffers.segments(),
         };
         let token = if ready { self.remember(pending) } else { None };
         let Some(token) = token else {
+            buffers.clear();
             self.spare.push(buffers);
             return io_error;
         };
         self.bytes_in_flight = self.bytes_in_flight.saturating_add(bytes);
+        self.segments_in_flight = self.segments_in_flight.saturating_add(pending.segments);
         self.engine.submit(Job {
             token,
             work,
@@ -193,7 +244,9 @@ impl Handler for Requests {
 
     fn room(&mut self) -> Room {
         let full = self.in_flight() >= usize::from(QUEUE_SIZE)
-            || self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT;
+            || self.bytes_in_flight >= MAX_BYTES_IN_FLIGHT
+            || self.segments_in_flight >= MAX_SEGMENTS_IN_FLIGHT
+            || self.chunks.as_ref().is_some_and(|pool| !pool.has_room());
         if full {
             return Room::No;
         }
@@ -207,14 +260,9 @@ impl Handler for Requests {
         memory: &GuestMemoryMmap,
     ) -> Result<Taken, Broken> {
         self.request.parse(chain, memory, self.disk.geometry)?;
-        let bytes = match self.request.operation {
-            Operation::Do(Work::Zero { len, .. }) => len,
-            _ => self.request.data_len,
-        };
-        // What is longer is refused, and counts for no more than the longest.
-        let bytes = bytes.min(MAX_REQUEST_BYTES);
+        let (requests, bytes) = counts_for(self.request.operation, self.request.data_len);
         if let Some(limiter) = &self.disk.limiter {
-            limiter.take(bytes);
+            limiter.take_as(requests, bytes);
         }
         let written = match self.begin(head, memory) {
             Some((status, written)) => Some(self.status(self.request.status, status, written)?),
@@ -239,8 +287,9 @@ impl Handler for Requests {
             };
             self.free.push(job.token);
             self.bytes_in_flight = self.bytes_in_flight.saturating_sub(pending.bytes);
+            self.segments_in_flight = self.segments_in_flight.saturating_sub(pending.segments);
             let read = matches!(job.work, Work::Read { .. });
-            job.buffers.restore(read && result.is_ok());
+            job.buffers.clear();
             self.spare.push(job.buffers);
             if let Work::Zero { .. } | Work::Discard { .. } = job.work
                 && self.write_through
@@ -291,7 +340,13 @@ impl Handler for Requests {
         self.pending.clear();
         self.free.clear();
         self.bytes_in_flight = 0;
+        self.segments_in_flight = 0;
     }
+}
+
+/// How many chunks for direct I/O each queue has, on a disk of so many.
+pub fn chunks(queues: u16) -> usize {
+    (MAX_CHUNKS_OF_DISK / usize::from(queues.max(1))).clamp(1, MAX_CHUNKS)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::board::{IrqLine, Turn};
-use crate::storage::{Access, IoMode, open};
+use crate::storage::{Access, Image, IoMode, open};
 use crate::virtio::block::BlockModel;
 use crate::virtio::complaints::Complaints;
 use crate::virtio::device::Host;
@@ -42,6 +42,16 @@ fn bench_of(io: IoMode, sectors: u64) -> Bench {
 }
 
 fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
+    bench_limited(io, sectors, poll, (None, None))
+}
+
+/// The same with limits of requests and of bytes a second.
+fn bench_limited(
+    io: IoMode,
+    sectors: u64,
+    poll: Duration,
+    (limit_requests, limit_bytes): (Option<u64>, Option<u64>),
+) -> Bench {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&[0x5a; 8192]).unwrap();
     file.as_file().set_len(8192.max(sectors * 512)).unwrap();
@@ -49,30 +59,18 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
     let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
     let signal = Arc::new(Signal::new(interrupt.clone()));
     signal.add_status(STATUS_DRIVER_OK);
+    let image = open::open(file.path(), Access::default()).unwrap().image;
     let model = BlockModel {
-        flushes: Default::default(),
-        image: open::open(file.path(), Access::default()).unwrap().image,
         path: file.path().into(),
-        lock: None,
-        read_only: false,
-        snapshot: false,
-        discard: true,
-        serial: "serial-number-of-20b".into(),
-        queues: 1,
         io,
-        limit_requests: None,
-        limit_bytes: None,
-        io_thread: false,
+        limit_requests,
+        limit_bytes,
         poll,
+        ..model(image)
     };
-    let host = Host {
-        name: "vda".into(),
-        memory: memory.clone(),
-        signal: signal.clone(),
-        complaints: Arc::new(Complaints::about("vda")),
-    };
+    let host = host(memory.clone(), signal.clone());
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let requests = Requests::new(Arc::new(Disk::new(&model, &host)), &event);
+    let requests = Requests::new(Arc::new(Disk::new(&model, &host)), &event).unwrap();
     let mut worker = Worker::new(
         Box::new(requests),
         poll,
@@ -98,6 +96,35 @@ fn bench_with(io: IoMode, sectors: u64, poll: Duration) -> Bench {
         interrupt,
         signal,
         _file: file,
+    }
+}
+
+fn model(image: Arc<dyn Image>) -> BlockModel {
+    BlockModel {
+        flushes: Default::default(),
+        image,
+        path: "disk".into(),
+        lock: None,
+        read_only: false,
+        snapshot: false,
+        discard: true,
+        serial: "serial-number-of-20b".into(),
+        queues: 1,
+        io: IoMode::Inline,
+        limit_requests: None,
+        limit_bytes: None,
+        io_thread: false,
+        poll: Duration::ZERO,
+    }
+}
+
+fn host(memory: Arc<GuestMemoryMmap>, signal: Arc<Signal>) -> Host {
+    Host {
+        name: "vda".into(),
+        memory,
+        signal,
+        complaints: Arc::new(Complaints::about("vda")),
+        waiting: Arc::default(),
     }
 }
 
@@ -268,6 +295,110 @@ fn only_who_is_alone_spins() {
         b.worker.spin.expect(For::Driver, Duration::from_micros(1));
         assert_eq!(b.worker.run(alone), Turn::Idle);
         assert_eq!(b.worker.spin.has_slept(), !alone);
+    }
+}
+
+/// A disk of 64 MiB for direct I/O that does nothing.
+struct Nothing;
+
+impl Image for Nothing {
+    fn len(&self) -> u64 {
+        64 << 20
+    }
+
+    fn run(&self, _work: Work, _buffers: &mut IoBuffers) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn alignment(&self) -> u32 {
+        512
+    }
+}
+
+/// How many reads a queue takes before it has no room, each with so many `pieces` of 512 bytes from `data` on.
+fn taken_at_once(queues: u16, pieces: u64, data: u64) -> usize {
+    let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap());
+    let interrupt = Arc::new(Interrupt::new(IrqLine::new(EventFd::new(0).unwrap())));
+    let signal = Arc::new(Signal::new(interrupt));
+    let model = BlockModel {
+        queues,
+        ..model(Arc::new(Nothing))
+    };
+    let disk = Arc::new(Disk::new(&model, &host(memory.clone(), signal)));
+    let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let mut requests = Requests::new(disk, &event).unwrap();
+    let put = |index: u64, addr, len, flags| {
+        let desc = Descriptor::new(addr, len, flags, index as u16 + 1);
+        let at = GuestAddress(0x10000 + 16 * index);
+        memory.write_obj(RawDescriptor::from(desc), at).unwrap();
+    };
+    // The header is zeros: a read of the first sectors.
+    put(0, 0x100, 16, 1);
+    (1..=pieces).for_each(|index| put(index, data, 512, 1 | 2));
+    put(pieces + 1, 0x200, 1, 2);
+    let indirect = Descriptor::new(0x10000, (pieces as u32 + 2) * 16, 4, 0);
+    let at = GuestAddress(DESC);
+    memory.write_obj(RawDescriptor::from(indirect), at).unwrap();
+    let mut chain = Chain::default();
+    chain.read(&memory, DESC, SIZE, 0).unwrap();
+    let mut taken = 0;
+    while requests.room() == Room::Yes {
+        let answer = requests.take(taken, &chain, &memory).unwrap();
+        assert_eq!(answer.written, None, "request {taken} is begun");
+        taken += 1;
+    }
+    assert_eq!(requests.in_flight(), usize::from(taken));
+    let ended = requests.ended().unwrap().unwrap();
+    assert_eq!(ended.written, pieces as u32 * 512 + 1, "it went well");
+    assert_eq!(requests.room(), Room::Yes, "there is room for the next one");
+    usize::from(taken)
+}
+
+#[test]
+fn what_is_in_flight_is_bounded_by_its_segments() {
+    assert_eq!(taken_at_once(1, 1, 0x8000), usize::from(QUEUE_SIZE));
+    let pieces = 1000;
+    let most = MAX_SEGMENTS_IN_FLIGHT.div_ceil(pieces);
+    assert_eq!(taken_at_once(1, pieces as u64, 0x8000), most);
+}
+
+#[test]
+fn requests_at_odd_addresses_wait_for_a_chunk() {
+    for (queues, chunks) in [(1, 16), (4, 16), (16, 4), (64, 1)] {
+        assert_eq!(taken_at_once(queues, 1, 0x8001), chunks, "{queues} queues");
+    }
+}
+
+#[test]
+fn discards_and_zeros_count_with_the_limits() {
+    let counts = |work| counts_for(Operation::Do(work), 16);
+    let (offset, unmap) = (0, false);
+    let discard = |len| counts(Work::Discard { offset, len });
+    let zero = |len| counts(Work::Zero { offset, len, unmap });
+    assert_eq!(zero(32 << 20), (1, 32 << 20), "as a write of that length");
+    assert_eq!(discard(4096), (1, 16));
+    assert_eq!(discard(32 << 20), (1, 128 << 10));
+    assert_eq!(discard((32 << 20) + 4096), (2, (128 << 10) + 16));
+    assert_eq!(discard(2 << 30), (64, 8 << 20), "the longest that there is");
+    assert_eq!(counts(Work::Read { offset }), (1, 16));
+}
+
+#[test]
+fn a_long_discard_is_waited_for() {
+    // 64 requests, or 8 MiB, of 2 GiB.
+    for limits in [(Some(1), None), (None, Some(128 << 10))] {
+        let mut b = bench_limited(IoMode::Inline, 8 << 21, Duration::ZERO, limits);
+        b.put([0u64, 1 << 22], 0x8000);
+        b.submit(0, 11, 0, (0x8000, 16, 0));
+        b.worker.run(true);
+        assert_eq!(b.get::<u8>(0x200), Status::Ok as u8);
+        b.submit(1, 4, 0, (0x8000, 0, 1));
+        let Turn::Later(wait) = b.worker.run(true) else {
+            panic!("{limits:?}");
+        };
+        // Some of the 64 s may have passed by now.
+        assert!(wait > Duration::from_secs(30), "{limits:?}: {wait:?}");
+        assert!(wait < Duration::from_secs(66), "{limits:?}: {wait:?}");
     }
 }
 

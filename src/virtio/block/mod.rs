@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::board::site::event_fd;
-use crate::board::{Names, SiteError};
+use crate::board::{Names, Server, SiteError};
 use crate::error::escaped;
 use crate::memory::IoBuffers;
 use crate::storage::{Flushes, Image, IoMode, SECTOR_BYTES, Work};
@@ -60,7 +60,7 @@ pub struct BlockModel {
     pub limit_requests: Option<u64>,
     /// How many bytes a second.
     pub limit_bytes: Option<u64>,
-    /// Each queue has a thread of its own.
+    /// Each queue has a thread of its own, instead of one thread for all of them.
     pub io_thread: bool,
     /// A worker spins when it expects to wait no longer than this.
     pub poll: Duration,
@@ -97,10 +97,14 @@ impl Model for BlockModel {
             let event = Arc::new(event_fd()?);
             Ok(MadeQueue {
                 size: QUEUE_SIZE,
-                handler: Box::new(Requests::new(disk.clone(), &event)),
+                handler: Box::new(Requests::new(disk.clone(), &event)?),
                 event: Some(event),
                 limited: disk.limiter.is_some(),
-                thread: self.io_thread,
+                // The host's storage may keep any request waiting, for as long as it likes.
+                server: match self.io_thread {
+                    true => Server::OwnThread,
+                    false => Server::DeviceThread,
+                },
                 at_once: false,
                 poll,
             })

@@ -248,6 +248,7 @@ fn it_is_made_with_two_queues_and_a_character_device() {
         memory: Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap()),
         signal,
         complaints: Arc::new(Complaints::about("hvc0")),
+        waiting: Arc::default(),
     };
     let mut made = ConsoleModel.make(&host).unwrap();
     assert!(!made.chars.take().unwrap().in_use());

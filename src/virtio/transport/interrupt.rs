@@ -63,4 +63,8 @@ impl Bell for Interrupt {
         self.isr.fetch_or(ISR_CONFIG_CHANGE, Ordering::SeqCst);
         self.line.pull();
     }
+
+    fn reset(&self) {
+        self.set_isr(0);
+    }
 }

@@ -88,6 +88,11 @@ impl MmioTransport {
             // Taken by an ioeventfd as a rule; without one it arrives here.
             QUEUE_NOTIFY => return self.front.notify(value),
             0x064 => return self.interrupt.acknowledge(value),
+            // A reset may have to wait for the host, and this lock must not.
+            0x070 if value == 0 => {
+                *lock(&self.selected) = Selected::default();
+                return self.front.reset();
+            }
             _ => {}
         }
         // Held to the end: a driver that writes from two vCPUs finds its writes in some order.
@@ -97,12 +102,7 @@ impl MmioTransport {
             0x014 => selected.device_features = value,
             0x024 => selected.driver_features = value,
             0x030 => selected.queue = value,
-            0x070 => {
-                if self.front.write_status(value) {
-                    self.interrupt.set_isr(0);
-                    *selected = Selected::default();
-                }
-            }
+            0x070 => self.front.write_status(value),
             0x020 => {
                 let select = selected.driver_features;
                 self.front
