@@ -36,10 +36,7 @@ pub fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let builder = Builder::new().name(name);
-    let body = || {
-        leave_signals_to_main();
-        body()
-    };
+    let _blocked = SignalsBlocked::here();
     if address_space().is_none() {
         return builder.spawn(body);
     }
@@ -53,31 +50,49 @@ pub fn spawn<T: Send + 'static>(
     Ok(thread)
 }
 
-/// Has all signals that are for the program go to the main thread, which waits for them. The kernel gives a signal to
-/// any thread that does not block it: one that was started before the main thread has blocked SIGTERM would be given it,
-/// and the whole program would end at once, without a word to the guest.
+/// Has all signals that are for the program go to the main thread, which waits for them: they are blocked while a thread
+/// is made, which begins with what its maker blocks, and until this is dropped. The kernel gives a signal to any thread
+/// that does not block it: one that was started before the main thread has blocked SIGTERM would be given it, and the
+/// whole program would end at once, without a word to the guest. A thread cannot do this by itself, as on a busy host it
+/// may not have run at all when the signal comes.
 ///
 /// What a thread brings about by itself stays its own (SIGSEGV and the like, a call that seccomp forbids), and so does
 /// SIGURG, by which a vCPU's thread is kicked.
-fn leave_signals_to_main() {
-    const OWN: [libc::c_int; 8] = [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGABRT,
-        libc::SIGSYS,
-        libc::SIGTRAP,
-        libc::SIGURG,
-    ];
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset fills the set before anything reads it.
-    unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        for signal in OWN {
-            libc::sigdelset(set.as_mut_ptr(), signal);
+struct SignalsBlocked(MaybeUninit<libc::sigset_t>);
+
+impl SignalsBlocked {
+    fn here() -> Self {
+        const OWN: [libc::c_int; 8] = [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGABRT,
+            libc::SIGSYS,
+            libc::SIGTRAP,
+            libc::SIGURG,
+        ];
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset and sigemptyset fill the sets before anything reads them.
+        unsafe {
+            libc::sigemptyset(before.as_mut_ptr());
+            libc::sigfillset(set.as_mut_ptr());
+            for signal in OWN {
+                libc::sigdelset(set.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
         }
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        SignalsBlocked(before)
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set has been filled when this was made.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, self.0.as_ptr(), std::ptr::null_mut());
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Signals as events: they are blocked everywhere and read from a signalfd by the event loop. The main thread blocks them
-//! here, the others as they begin ([`limits::spawn`](crate::limits::spawn)).
+//! here, the others begin with them blocked ([`limits::spawn`](crate::limits::spawn)).
 
 use std::fs::File;
 use std::io::{self, Read};
