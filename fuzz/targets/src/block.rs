@@ -192,6 +192,7 @@ fn bench(input: &Input) -> Bench {
         limit_bytes: None,
         io_thread: false,
         poll: Duration::ZERO,
+        flushes: Arc::default(),
     };
     let world = World::new(vec![Box::new(OnMmio(model))]);
     let base = world.places[0].0;

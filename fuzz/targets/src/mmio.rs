@@ -178,6 +178,7 @@ impl Bench {
             limit_bytes: None,
             io_thread: false,
             poll: Duration::ZERO,
+            flushes: Arc::default(),
         };
         let parts: Vec<Box<dyn Part>> = vec![
             Box::new(OnMmio(block)),

@@ -21,7 +21,7 @@ use crate::board::site::event_fd;
 use crate::board::{Names, Server, SiteError};
 use crate::error::escaped;
 use crate::memory::IoBuffers;
-use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
+use crate::storage::{Flushes, Image, IoMode, SECTOR_BYTES, Work};
 use crate::virtio::device::copy_config;
 use crate::virtio::device::{Host, Made, MadeQueue, Model, VirtioDevice};
 pub use disk::Disk;
@@ -42,6 +42,8 @@ pub struct BlockModel {
     pub path: PathBuf,
     /// What holds the lock on the file, as long as the disk is planned.
     pub lock: Option<File>,
+    /// Whether its flushes can be believed.
+    pub flushes: Arc<Flushes>,
     /// Writes are refused.
     pub read_only: bool,
     /// Writes are thrown away.
