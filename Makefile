@@ -38,9 +38,11 @@ test: guests ## every test, on this host's KVM or in the lab
 	$(SETUP) build test
 	cargo test --no-fail-fast
 
-soak: ## the tests of durability, of damaged images, of pauses and of attacks, for longer: 200 kills and 4000 pauses of each kind of disk, 5000 damages
+# SOAK_MINUTES=N: how long the busy machine is looked at.
+export SOAK_MINUTES ?= 60
+soak: ## durability, damaged images, pauses, attacks and a failing host, for much longer, and a busy machine for an hour (SOAK_MINUTES=60)
 	$(SETUP) build test
-	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images --test pause --test hostile
+	BANTAM_SOAK=1 cargo test --no-fail-fast --test durability --test disk_images --test pause --test hostile --test faults
 
 # ONLY=block,chain fuzzes these targets alone; FUZZ_SECONDS=600 gives each ten minutes.
 fuzz: ## run each fuzzer for a minute, and say what it has reached (ONLY=TARGET,... FUZZ_SECONDS=N)

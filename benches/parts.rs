@@ -121,6 +121,7 @@ fn request(c: &mut Criterion) {
 fn queue(c: &mut Criterion) {
     let memory = memory_with_request();
     let model = BlockModel {
+        flushes: Arc::default(),
         image: Arc::new(Nothing),
         path: "bench".into(),
         lock: None,

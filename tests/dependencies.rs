@@ -31,10 +31,10 @@ fn packages(metadata: &Value) -> &Vec<Value> {
 fn list(table: &str, key: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join("deny.toml")).unwrap();
     let file = DeTable::parse(&text).unwrap();
-    let DeValue::Table(table) = file.get_ref()[table].get_ref() else {
+    let DeValue::Table(table) = file.get_ref().get(table).unwrap().get_ref() else {
         panic!("no table '{table}'")
     };
-    let DeValue::Array(words) = table[key].get_ref() else {
+    let DeValue::Array(words) = table.get(key).unwrap().get_ref() else {
         panic!("no list '{key}'")
     };
     let word = |word: &toml::Spanned<DeValue<'_>>| word.get_ref().as_str().unwrap().to_owned();

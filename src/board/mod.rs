@@ -13,6 +13,7 @@
 //! - [`site`]: what a part finds when it is built, and where it leaves what the machine works with;
 //! - [`device`], [`chars`], [`pump`]: what that is: devices on a bus, character devices (with [`pace`], for
 //!   when their output is heard of), queues for an event loop;
+//! - [`watch`]: who is on an event loop;
 //! - [`bus`]: an address and the device behind it; [`power`]: what a guest asks of its machine; [`waiting`]: how a
 //!   vCPU waits for a device.
 //!
@@ -31,6 +32,7 @@ pub mod power;
 pub mod pump;
 pub mod site;
 pub mod waiting;
+pub mod watch;
 
 pub use bus::Bus;
 pub use chars::CharDevice;
@@ -43,3 +45,4 @@ pub use power::{PowerRequest, PowerSink};
 pub use pump::{Pump, Server, Turn};
 pub use site::{Site, SiteError, Wires};
 pub use waiting::Waiting;
+pub use watch::Watcher;

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use super::line::{Input, Line};
 use super::raw::{self, RawMode};
 use crate::config;
 use crate::outlet::keeper::Keeper;
-use crate::outlet::{Output, say, thread};
+use crate::outlet::{Output, duplicate, say, thread};
 
 /// Both ends of a console, and the terminal's mode if it was changed.
 pub struct Endpoints {
@@ -52,7 +52,11 @@ fn stdio() -> Result<Endpoints, ConsoleError> {
     };
     // A terminal that is not ours to read (a job in the background) is left alone.
     let readable = !terminal || raw.is_some();
-    let input = match readable.then(stdin).flatten() {
+    let input = match readable {
+        true => stdin().map_err(ConsoleError::Standard)?,
+        false => None,
+    };
+    let input = match input {
         Some(file) if may_block(&file) => {
             Some(thread::reader("stdin", file).map_err(ConsoleError::Thread)?)
         }
@@ -75,20 +79,23 @@ fn stdio() -> Result<Endpoints, ConsoleError> {
 /// Somebody else may read the same terminal or pipe, and be faster: then a read of ours would wait. So it is
 /// opened anew with O_NONBLOCK, which would else be set for all who have it, where that is possible
 /// (`outlet/output.rs` does the same).
-fn stdin() -> Option<File> {
-    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
-    let fd = unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_DUPFD_CLOEXEC, 3) };
-    // SAFETY: where it is one, the descriptor is new and nobody else's.
-    let file = (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })?;
+///
+/// # Errors
+/// When the host gives no second descriptor.
+fn stdin() -> io::Result<Option<File>> {
+    let Some(file) = duplicate(libc::STDIN_FILENO)? else {
+        return Ok(None);
+    };
     if may_block(&file) {
         // Opened anew it would begin at its beginning, and a thread reads it anyway.
-        return Some(file);
+        return Ok(Some(file));
     }
+    let fd = file.as_raw_fd();
     let anew = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{fd}"));
-    Some(anew.unwrap_or(file))
+    Ok(Some(anew.unwrap_or(file)))
 }
 
 /// Whether a read or a write of it waits for what it is on.

@@ -31,6 +31,9 @@ pub enum ConsoleError {
     /// The terminal's settings.
     #[error("cannot put the terminal into raw mode: {}", io_reason(.0))]
     Terminal(#[source] io::Error),
+    /// No second descriptor for one of the standard ones.
+    #[error("cannot use standard input and output as the console: {}", io_reason(.0))]
+    Standard(#[source] io::Error),
     /// A timer of the console's.
     #[error("cannot make a timer: {}", io_reason(.0))]
     Timer(#[source] io::Error),
@@ -56,7 +59,7 @@ impl Help for ConsoleError {
             ConsoleError::Terminal(_) => {
                 "redirect standard input, or choose another console: --console pty".into()
             }
-            ConsoleError::Timer(_) | ConsoleError::Thread(_) => {
+            ConsoleError::Standard(_) | ConsoleError::Timer(_) | ConsoleError::Thread(_) => {
                 "check the limits of this user (ulimit -a) and of its cgroup".into()
             }
         }

@@ -14,8 +14,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
@@ -23,7 +24,8 @@ use super::keys::{Action, HELP, Keys};
 use super::size;
 use super::stage::Stage;
 use super::stall::Stall;
-use crate::board::CharDevice;
+use crate::board::{CharDevice, Watcher};
+use crate::error::io_reason;
 use crate::outlet::{Output, Wrote, say};
 
 /// Bytes typed ahead of a guest that does not read.
@@ -31,6 +33,8 @@ const MAX_PENDING: usize = 16 * 1024;
 const CHUNK: usize = 4096;
 /// Chunks written before other events get their turn: a guest can print without end.
 const CHUNKS_PER_TURN: usize = 8;
+/// Where the host does not tell when there is room for output.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 const INPUT: u32 = 0;
 const OUTPUT: u32 = 1;
@@ -131,6 +135,11 @@ impl Input {
     }
 }
 
+/// EPERM: epoll does not take every file.
+fn is_unwatchable(error: &event_manager::Error) -> bool {
+    matches!(error, event_manager::Error::Epoll(errno) if io::Error::from(*errno).raw_os_error() == Some(libc::EPERM))
+}
+
 /// The subscriber.
 pub struct Console {
     stage: Stage,
@@ -226,6 +235,12 @@ impl Console {
         };
         match result {
             Ok(()) => self.output_watched = wanted,
+            // Nobody would tell when there is room again, and the guest would wait for that: so it is looked at
+            // once more in a moment.
+            Err(_) if wanted => {
+                self.line.output.wait(Instant::now() + LOOK_AGAIN);
+                self.stage.wake();
+            }
             Err(error) => log::warn!("cannot watch the console's output: {error}"),
         }
     }
@@ -255,9 +270,15 @@ impl Console {
                 match result {
                     Ok(()) => input.watched = wanted,
                     // EPERM: a device that epoll does not take, and that is always ready.
-                    Err(_) if wanted => {
+                    Err(error) if wanted && is_unwatchable(&error) => {
                         input.unwatchable = true;
                         continue;
+                    }
+                    // Anything else may not be read without being watched: the loop would wait for it, and for
+                    // nothing else.
+                    Err(error) if wanted => {
+                        log::warn!("console input is gone: it cannot be watched: {error}");
+                        self.line.input = None;
                     }
                     Err(_) => {}
                 }
@@ -306,10 +327,14 @@ impl Console {
             Ok(0) => return false,
             Ok(count) => chunk.get(..count).unwrap_or_default(),
             Err(error) => {
-                return matches!(
+                let again = matches!(
                     error.kind(),
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                 );
+                if !again {
+                    log::warn!("console input is gone: {}", io_reason(&error));
+                }
+                return again;
             }
         };
         let Some(mut terminal) = input.terminal.take() else {
@@ -389,7 +414,15 @@ impl MutEventSubscriber for Console {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let stall = self.line.terminal().map(|terminal| terminal.stall.timer());
+        self.pump_input(ops);
+    }
+}
+
+impl Watcher for Console {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        let terminal = self.line.input.as_ref();
+        let terminal = terminal.and_then(|input| input.terminal.as_ref());
+        let stall = terminal.map(|terminal| terminal.stall.timer());
         let stall = stall.map(|fd| (fd, STALL));
         let devices = (0u32..).step_by(NEXT as usize).zip(self.stage.devices());
         let fds = devices.flat_map(|(offset, device)| {
@@ -400,11 +433,6 @@ impl MutEventSubscriber for Console {
                 .into_iter()
                 .chain(timer)
         });
-        for (fd, data) in fds.chain(stall) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch the guest's console: {error}");
-            }
-        }
-        self.pump_input(ops);
+        fds.chain(stall).collect()
     }
 }

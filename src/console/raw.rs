@@ -30,6 +30,8 @@ static SAVED: Saved = Saved {
 };
 
 const STDIN: libc::c_int = libc::STDIN_FILENO;
+/// How often a terminal is asked to take its settings back; one that is gone never does.
+const ATTEMPTS: u32 = 8;
 
 /// Signals that end a process without asking it.
 const FATAL: [libc::c_int; 13] = [
@@ -130,8 +132,15 @@ fn set(termios: &libc::termios) -> io::Result<()> {
 /// Takes raw mode back; safe to call at any time, from a signal handler too, any number of times.
 fn restore() {
     if SAVED.armed.swap(false, Ordering::SeqCst) {
-        // SAFETY: `armed` was true, so the cell is filled and nobody writes it.
-        unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, (*SAVED.termios.get()).as_ptr()) };
+        // A terminal that was interrupted, or had no memory, is asked again: nobody else will do it.
+        for _ in 0..ATTEMPTS {
+            // SAFETY: `armed` was true, so the cell is filled and nobody writes it.
+            let set =
+                unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, (*SAVED.termios.get()).as_ptr()) };
+            if set == 0 {
+                return;
+            }
+        }
     }
 }
 

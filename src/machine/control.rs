@@ -1,18 +1,18 @@
 //! What ends a machine from outside, or has it pause: signals and the time limit. The second half of a pause is done
 //! here as well, as this is who is told when the last vCPU has parked.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::ending::Exit;
 use super::handle::{Machine, Reached};
 use super::signals::{self, Signals};
-use crate::board::IrqLine;
+use crate::board::{IrqLine, Watcher};
 
 /// How long a guest has to power off after its power button was pressed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -157,7 +157,11 @@ impl MutEventSubscriber for Control {
         }
     }
 
-    fn init(&mut self, ops: &mut EventOps) {
+    fn init(&mut self, _ops: &mut EventOps) {}
+}
+
+impl Watcher for Control {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
         let limit = self.limit.as_ref().map(|timer| (timer.as_raw_fd(), LIMIT));
         let watched = [
             (self.machine.exit.wake_fd().as_raw_fd(), STOP),
@@ -166,10 +170,6 @@ impl MutEventSubscriber for Control {
             (self.grace.as_raw_fd(), GRACE_OVER),
             (self.look_again.as_raw_fd(), LOOK_AGAIN),
         ];
-        for (fd, data) in watched.into_iter().chain(limit) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch for the end of the machine: {error}");
-            }
-        }
+        watched.into_iter().chain(limit).collect()
     }
 }

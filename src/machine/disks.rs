@@ -85,6 +85,7 @@ pub fn open_all(configs: &[Disk]) -> Result<Vec<BlockModel>, DiskError> {
         }
         seen.push((opened.identity, config.path.clone(), reads));
         disks.push(BlockModel {
+            flushes: Arc::default(),
             image,
             path: config.path.clone(),
             lock: Some(opened.locked),

@@ -64,6 +64,7 @@ mod tests {
         };
         let image = open::open(file.path(), access).unwrap().image;
         let disk = |_| BlockModel {
+            flushes: Default::default(),
             image: image.clone(),
             path: "x".into(),
             lock: None,

@@ -103,9 +103,9 @@ impl Machine {
         )
         .map_err(host("make a timer"))?;
         let control = Rc::new(RefCell::new(control));
-        events.add(Box::new(control.clone()));
-        events.add(Box::new(console.clone()));
-        events.add(Box::new(OwnLines::new(lasting.own_lines)));
+        events.add(Box::new(control.clone()))?;
+        events.add(Box::new(console.clone()))?;
+        events.add(Box::new(OwnLines::new(lasting.own_lines)))?;
         let company = Arc::new(Company::default());
         let (here, elsewhere): (Vec<_>, Vec<_>) = parts
             .pumps
@@ -113,7 +113,7 @@ impl Machine {
             .partition(|pump| pump.server() == Server::MainLoop);
         for pump in here {
             let queue = QueueIo::new(pump, company.clone());
-            events.add(Box::new(queue.map_err(host("watch a device's queue"))?));
+            events.add(Box::new(queue.map_err(host("watch a device's queue"))?))?;
         }
         if !elsewhere.is_empty() {
             remains.io_threads = Some(IoThreads::start(elsewhere)?);

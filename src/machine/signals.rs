@@ -1,4 +1,5 @@
-//! Signals as events: they are blocked everywhere and read from a signalfd by the event loop.
+//! Signals as events: they are blocked everywhere and read from a signalfd by the event loop. The main thread blocks them
+//! here, the others begin with them blocked ([`limits::spawn`](crate::limits::spawn)).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -66,26 +67,17 @@ impl Signals {
     }
 }
 
-/// Blocks the signals in this thread, which was started before [`Signals::block`] was called.
-pub fn leave_to_others() {
-    hold_back(&WATCHED);
-}
-
 /// Has a pause that is asked for while the machine is still being set up wait until there is one: these two
 /// signals would end the process otherwise, and nobody means that by them. To be called before any
 /// thread is started, as the kernel gives a signal to whichever thread does not block it. The signals that
 /// ask for the end do that at once until [`Signals::block`] is called.
 pub fn hold_pauses_back() {
-    hold_back(&[PAUSE, RESUME]);
-}
-
-fn hold_back(signals: &[libc::c_int]) {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset fills the set before anything reads it.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
+        for signal in [PAUSE, RESUME] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut());
     }

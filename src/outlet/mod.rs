@@ -21,5 +21,5 @@ pub mod output;
 pub mod stderr;
 pub mod thread;
 
-pub use output::{Output, Wrote};
+pub use output::{Output, Wrote, duplicate};
 pub use stderr::say;

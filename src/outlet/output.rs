@@ -11,7 +11,7 @@ use super::thread::{STDERR, Writer};
 use crate::error::io_reason;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
@@ -104,16 +104,12 @@ impl Output {
     /// Standard output (1) or standard error (2), whatever it is. Closed from the start where there is none.
     ///
     /// # Errors
-    /// When the host has no thread or no pipe for one that is a file.
+    /// When the host has no second descriptor for it, or no thread or pipe for one that is a file.
     pub fn standard(number: RawFd) -> io::Result<Self> {
-        // A second descriptor of our own, so that closing ours closes nothing else.
-        // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
-        let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
-        if fd < 0 {
+        let Some(file) = duplicate(number)? else {
             return Ok(Output::none());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+        };
+        let fd = file.as_raw_fd();
         let kind = file.metadata().map(|meta| meta.file_type());
         if kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
             let name = match number {
@@ -183,6 +179,24 @@ impl Output {
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = left.min(Duration::from_secs(60)).as_millis() as libc::c_int;
         self.to.file().is_some_and(|file| writable(file, millis))
+    }
+}
+
+/// A descriptor of our own for a standard one, so that closing ours closes nothing else; `None` where there is none
+/// (`<&-`).
+///
+/// # Errors
+/// EMFILE, when this process may have no more.
+pub fn duplicate(standard: RawFd) -> io::Result<Option<File>> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor or fails; no memory is involved.
+    let fd = unsafe { libc::fcntl(standard, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd >= 0 {
+        // SAFETY: the descriptor is new and nobody else's.
+        return Ok(Some(unsafe { File::from_raw_fd(fd) }));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
+        error => Err(error),
     }
 }
 

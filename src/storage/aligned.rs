@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 
 /// Direct I/O is content with multiples of this on every device that is known.
 const BLOCK: usize = 4096;
-
 /// Memory for reads, used again for the next one.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -40,12 +39,15 @@ impl Buffer {
             let rest = room.get_mut(there..).unwrap_or_default();
             match file.read_at(rest, at.saturating_add(there as u64)) {
                 Ok(0) => break,
-                // Short of a block: the end of the file, after which direct I/O reads no more.
-                Ok(n) if n % BLOCK != 0 => {
+                Ok(n) => {
                     there = there.saturating_add(n);
-                    break;
+                    // Within a block: the end of the file, after which direct I/O reads no more. Or a host that brings
+                    // what was asked for in pieces, and then there is more to come: what is read here are tables
+                    // too, and half of one must not pass for all there is.
+                    if there % BLOCK != 0 && is_end(file, at.saturating_add(there as u64))? {
+                        break;
+                    }
                 }
-                Ok(n) => there = there.saturating_add(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -82,6 +84,11 @@ impl Buffer {
         let blocks = blocks.get(..there).unwrap_or_default();
         file.write_all_at(blocks, at)
     }
+}
+
+/// Whether a file ends at `at`. A block device has no length of this kind, and brings all that it has.
+fn is_end(file: &File, at: u64) -> io::Result<bool> {
+    Ok(at >= file.metadata()?.len())
 }
 
 /// The same, as a `Vec` of its own.

@@ -14,7 +14,8 @@
 //! - [`IoBuffers`](crate::memory::buffers): guest memory as the kernel wants it; nothing is copied on the way;
 //! - a [`helper`] is the process that reads a qcow2 image: what it says of the image's places is enough for most requests;
 //! - [`mod@format`]: which formats of images there are; [`access`], [`open`]: from a path to an image;
-//!   [`foreign`]: what is refused there, as it is no disk of ours.
+//!   [`foreign`]: what is refused there, as it is no disk of ours;
+//! - [`flushes`]: what a failed flush leaves behind.
 //!
 //! Nothing here knows of virtio: the same types serve a test that has a file and two buffers.
 
@@ -22,6 +23,7 @@ pub mod access;
 pub mod aligned;
 pub mod engine;
 pub mod error;
+pub mod flushes;
 pub mod foreign;
 pub mod format;
 pub mod helper;
@@ -36,6 +38,7 @@ pub use crate::memory::IoBuffers;
 pub use access::{Access, CacheMode};
 pub use engine::{Engine, IoMode};
 pub use error::OpenError;
+pub use flushes::Flushes;
 pub use format::Format;
 pub use image::{Image, Job, SECTOR_BYTES, Work};
 pub use open::Opened;

@@ -13,12 +13,14 @@ pub mod trials;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The binary under test.
+/// The binary under test: the one that cargo has built for the tests, or the one that BANTAM_BIN names.
 pub fn bantam() -> &'static str {
-    env!("CARGO_BIN_EXE_bantam")
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| std::env::var("BANTAM_BIN").unwrap_or(env!("CARGO_BIN_EXE_bantam").into()))
 }
 
 /// The project's folder.

@@ -11,6 +11,7 @@ mod attack;
 mod bench;
 mod block;
 mod entry;
+mod faults;
 mod greed;
 mod io;
 mod pause;
@@ -114,6 +115,11 @@ extern "C" fn main() -> ! {
         b"read-errors" => block::errors(0),
         b"write-errors" => block::errors(1),
         b"gone" => block::gone(),
+        b"faults" => faults::run(1),
+        b"faults-twice" => faults::run(2),
+        b"busy" => faults::busy(),
+        b"hog" => faults::hog(),
+        b"flush-again" => faults::flush_again(),
         b"stuck" => block::stuck(),
         b"greed" => greed::disks(),
         b"secret" => greed::secret(),

@@ -93,18 +93,28 @@ pub fn churn() {
     stop_the_others();
 }
 
-/// Prints dots; says each line that is typed, in brackets; ends at a line "q", and when its power
-/// button is pressed.
-pub fn tick() {
-    // GSI 5, the power button: vector 0x40 of this vCPU. With interrupts off it stays in the local
-    // APIC's IRR, where it can be seen (SDM 3A, 11.8.4).
-    const IO_APIC: u64 = 0xfec0_0000;
-    const LOCAL_APIC: u64 = 0xfee0_0000;
+const IO_APIC: u64 = 0xfec0_0000;
+const LOCAL_APIC: u64 = 0xfee0_0000;
+
+/// GSI 5, the power button, becomes vector 0x40 of this vCPU. With interrupts off it stays in the local APIC's IRR, where
+/// it can be seen (SDM 3A, 11.8.4).
+pub fn watch_the_button() {
     unsafe { asm!("cli") };
     write_u32(LOCAL_APIC + 0xf0, 0x1ff);
     write_u32(IO_APIC, 0x10 + 2 * 5);
     write_u32(IO_APIC + 0x10, 0x40);
-    let pressed = || read_u32(LOCAL_APIC + 0x200 + 0x20) & 1 != 0;
+}
+
+/// Whether it has been pressed since.
+pub fn is_button_pressed() -> bool {
+    read_u32(LOCAL_APIC + 0x200 + 0x20) & 1 != 0
+}
+
+/// Prints dots; says each line that is typed, in brackets; ends at a line "q", and when its power
+/// button is pressed.
+pub fn tick() {
+    watch_the_button();
+    let pressed = is_button_pressed;
 
     // Not on the stack: the compiler would clear it by SSE, which ring 0 does not have everywhere.
     const LINE: u64 = 0x30_0000;

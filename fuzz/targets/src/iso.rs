@@ -199,7 +199,7 @@ fn image(input: &Input) -> Vec<u8> {
     for depth in 0..=folders.len() {
         let here = FIRST + depth;
         let share: &[u8] = if depth == 0 {
-            b"SP\x07\x01\xbe\xef\0"
+            b"SP\x07\x01\xbe\xef\0ER\x12\x01\x0a\0\0\x01RRIP_1991A"
         } else {
             b""
         };

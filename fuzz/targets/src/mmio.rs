@@ -20,6 +20,7 @@ use bantam::virtio::console::ConsoleModel;
 use bantam::virtio::rng::RngModel;
 
 use crate::driver::{self, DRIVER_OK, Descriptor, NEEDS_RESET, Places, VERSION_1, register::*};
+use crate::registers::Registers;
 use crate::world::{RAM_END, World, file_of};
 
 /// Kind and queues of each device, with their largest sizes.
@@ -146,71 +147,6 @@ pub fn places(device: usize, queue: usize) -> Places {
     }
 }
 
-/// What the registers of a device have to say.
-#[derive(Clone)]
-struct Registers {
-    offered: u64,
-    device_select: u32,
-    driver_select: u32,
-    features: u64,
-    queue: u32,
-    ready: Vec<bool>,
-    status: u32,
-}
-
-impl Registers {
-    fn new(device: usize, offered: u64) -> Self {
-        Registers {
-            offered,
-            device_select: 0,
-            driver_select: 0,
-            features: 0,
-            queue: 0,
-            ready: vec![false; DEVICES[device].1.len()],
-            status: 0,
-        }
-    }
-
-    fn half(value: u64, select: u32) -> u32 {
-        match select {
-            0 => value as u32,
-            1 => (value >> 32) as u32,
-            _ => 0,
-        }
-    }
-
-    fn write(&mut self, device: usize, offset: u64, value: u32) {
-        let working = self.status & 4 != 0;
-        match offset {
-            0x014 => self.device_select = value,
-            0x024 => self.driver_select = value,
-            0x020 if self.status & 8 == 0 && self.driver_select < 2 => {
-                let shift = 32 * self.driver_select;
-                self.features = self.features & !(0xffff_ffff << shift) | u64::from(value) << shift;
-            }
-            0x030 => self.queue = value,
-            0x044 if !working => {
-                if let Some(ready) = self.ready.get_mut(self.queue as usize) {
-                    *ready = value & 1 != 0;
-                }
-            }
-            0x070 if value == 0 => *self = Registers::new(device, self.offered),
-            0x070 => {
-                let mut added = value & 0xbf & !self.status;
-                let agreed = self.features & !self.offered == 0 && self.features & VERSION_1 != 0;
-                if !agreed {
-                    added &= !8;
-                }
-                if (self.status | added) & 8 == 0 {
-                    added &= !4;
-                }
-                self.status |= added;
-            }
-            _ => {}
-        }
-    }
-}
-
 /// The machine under test, and its model.
 pub struct Bench {
     /// The machine.
@@ -242,6 +178,7 @@ impl Bench {
             limit_bytes: None,
             io_thread: false,
             poll: Duration::ZERO,
+            flushes: Arc::default(),
         };
         let parts: Vec<Box<dyn Part>> = vec![
             Box::new(OnMmio(block)),
@@ -252,8 +189,12 @@ impl Bench {
             Box::new(OnMmio(ConsoleModel)),
         ];
         let world = World::new(parts);
-        let registers = (0..DEVICES.len())
-            .map(|device| Registers::new(device, driver::offered(&world, world.places[device].0)));
+        let registers = (0..DEVICES.len()).map(|device| {
+            Registers::new(
+                DEVICES[device].1.len(),
+                driver::offered(&world, world.places[device].0),
+            )
+        });
         let mut bench = Bench {
             registers: registers.collect(),
             config: Vec::new(),
@@ -289,7 +230,7 @@ impl Bench {
             && offset % 4 == 0
             && offset < 0x100
         {
-            self.registers[device].write(device, offset, u32::from_le_bytes(bytes));
+            self.registers[device].write(offset, u32::from_le_bytes(bytes));
         }
         self.check(device);
     }

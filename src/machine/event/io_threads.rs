@@ -18,19 +18,19 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::EventLoop;
 use super::queue_io::{Company, QueueIo};
-use crate::board::{Pump, Server};
+use crate::board::{Pump, Server, Watcher};
 use crate::limits;
 use crate::machine::error::{StartError, host};
 use crate::sandbox::{self, Role};
@@ -40,7 +40,7 @@ use crate::sync::lock;
 pub type LastWork = Box<dyn FnOnce() + Send>;
 
 /// A loop that can be made on one thread and run on another.
-type Loop = EventLoop<Box<dyn MutEventSubscriber + Send>>;
+type Loop = EventLoop<Box<dyn Watcher + Send>>;
 
 /// What all of the threads have in common.
 struct Stop {
@@ -55,11 +55,12 @@ struct StopEvent(Arc<Stop>);
 impl MutEventSubscriber for StopEvent {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {}
 
-    fn init(&mut self, ops: &mut EventOps) {
-        let event = Events::with_data_raw(self.0.fd.as_raw_fd(), 0, EventSet::IN);
-        if let Err(error) = ops.add(event) {
-            log::error!("cannot watch for the end of an I/O thread: {error}");
-        }
+    fn init(&mut self, _ops: &mut EventOps) {}
+}
+
+impl Watcher for StopEvent {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        vec![(self.0.fd.as_raw_fd(), 0)]
     }
 }
 
@@ -118,12 +119,12 @@ impl IoThreads {
     /// Serves `pumps`, which belong to one device, by a thread of this name.
     fn serve(&mut self, name: String, pumps: Vec<Arc<dyn Pump>>) -> Result<(), StartError> {
         let mut events = Loop::new()?;
-        events.add(Box::new(StopEvent(self.stop.clone())));
+        events.add(Box::new(StopEvent(self.stop.clone())))?;
         let company = Arc::new(Company::default());
         let mut device = Arc::default();
         for pump in &pumps {
             let queue = QueueIo::new(pump.clone(), company.clone());
-            events.add(Box::new(queue.map_err(host("watch a device's queue"))?));
+            events.add(Box::new(queue.map_err(host("watch a device's queue"))?))?;
             device = self
                 .devices
                 .entry(pump.device().to_owned())

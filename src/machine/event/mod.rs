@@ -13,17 +13,18 @@ pub mod queue_io;
 
 use std::io;
 
-use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use event_manager::{EventManager, EventSet, Events, SubscriberOps};
 
+use crate::board::Watcher;
 use crate::machine::error::{StartError, host};
 
 /// Any subscriber of the main thread.
-pub type Subscriber = Box<dyn MutEventSubscriber>;
+pub type Subscriber = Box<dyn Watcher>;
 
 /// The loop of the main thread, or of an I/O thread.
-pub struct EventLoop<S: MutEventSubscriber = Subscriber>(EventManager<S>);
+pub struct EventLoop<S: Watcher = Subscriber>(EventManager<S>);
 
-impl<S: MutEventSubscriber> EventLoop<S> {
+impl<S: Watcher> EventLoop<S> {
     /// A loop without subscribers.
     ///
     /// # Errors
@@ -34,9 +35,20 @@ impl<S: MutEventSubscriber> EventLoop<S> {
             .map_err(|error| host("make an event loop")(reason(error)))
     }
 
-    /// Adds a subscriber, which registers its file descriptors.
-    pub fn add(&mut self, subscriber: S) {
-        self.0.add_subscriber(subscriber);
+    /// Adds a subscriber, and watches its file descriptors.
+    ///
+    /// # Errors
+    /// When the host does not let them be watched: nothing would be heard of them.
+    pub fn add(&mut self, subscriber: S) -> Result<(), StartError> {
+        let refused = |error| host("watch for events")(reason(error));
+        let watched = subscriber.watched();
+        let id = self.0.add_subscriber(subscriber);
+        let mut ops = self.0.event_ops(id).map_err(refused)?;
+        for (fd, data) in watched {
+            let events = Events::with_data_raw(fd, data, EventSet::IN);
+            ops.add(events).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// Waits for events and hands them out.

@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
+use crate::board::Watcher;
 use crate::outlet::stderr;
 
 const WAKE: u32 = 0;
@@ -42,10 +43,11 @@ impl MutEventSubscriber for OwnLines {
         }
     }
 
-    fn init(&mut self, ops: &mut EventOps) {
-        let event = Events::with_data_raw(self.wake, WAKE, EventSet::IN);
-        if let Err(error) = ops.add(event) {
-            log::error!("cannot watch standard error: {error}");
-        }
+    fn init(&mut self, _ops: &mut EventOps) {}
+}
+
+impl Watcher for OwnLines {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
+        vec![(self.wake, WAKE)]
     }
 }

@@ -4,11 +4,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::board::{Pump, Turn};
+use crate::board::{Pump, Turn, Watcher};
 use crate::sync::lock;
 
 const KICK: u32 = 0;
@@ -95,15 +95,15 @@ impl MutEventSubscriber for QueueIo {
         }
     }
 
-    fn init(&mut self, ops: &mut EventOps) {
+    fn init(&mut self, _ops: &mut EventOps) {}
+}
+
+impl Watcher for QueueIo {
+    fn watched(&self) -> Vec<(RawFd, u32)> {
         let timer = self.timer.as_ref().map(|timer| (timer.as_raw_fd(), TIME));
         let event = self.pump.event().map(|event| (event.as_raw_fd(), EVENT));
         let kick = (self.pump.kick().as_raw_fd(), KICK);
-        for (fd, data) in [kick].into_iter().chain(event).chain(timer) {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
-                log::error!("cannot watch the queue {}: {error}", self.pump.name());
-            }
-        }
+        [kick].into_iter().chain(event).chain(timer).collect()
     }
 }
 

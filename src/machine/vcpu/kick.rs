@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Mutex;
 
@@ -34,6 +35,7 @@ impl Target {
     pub(super) fn enter(&self, run: Option<&mut kvm_run>) -> Entered<'_> {
         // In this order: the handler may run as soon as the id is known.
         KVM_RUN.set(run.map_or(ptr::null_mut(), ptr::from_mut));
+        hear_kicks();
         // SAFETY: takes nothing and cannot fail.
         *lock(&self.0) = Some(unsafe { libc::pthread_self() });
         Entered {
@@ -54,7 +56,7 @@ impl Target {
             // SAFETY: the thread has not ended: before it does, it takes its id away, and for that it
             // needs the lock that is held here. The signal has a handler before any thread is here
             // (`install_handler`).
-            unsafe { libc::pthread_kill(thread, signal()) };
+            unsafe { libc::pthread_kill(thread, SIGNAL) };
         }
     }
 }
@@ -73,10 +75,10 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// The signal.
-fn signal() -> libc::c_int {
-    libc::SIGRTMIN()
-}
+/// The signal. A real-time signal would be queued, and is refused (EAGAIN) where the user's queue of signals is full,
+/// which any other program of theirs can bring about (RLIMIT_SIGPENDING, signal(7)): then no vCPU could be paused
+/// or stopped. One of the standard signals is never refused. This one is ignored by whoever has no handler for it.
+const SIGNAL: libc::c_int = libc::SIGURG;
 
 extern "C" fn on_kick(_signal: libc::c_int) {
     let run = KVM_RUN.get();
@@ -85,6 +87,17 @@ extern "C" fn on_kick(_signal: libc::c_int) {
         // KVM_RUN reads the byte; our own code writes it only between two runs, on this same thread,
         // and never keeps a reference to it.
         unsafe { ptr::write_volatile(&raw mut (*run).immediate_exit, 1) };
+    }
+}
+
+/// Has this thread hear the signal, also where whoever has started the program blocks it.
+fn hear_kicks() {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills the set before anything reads it.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), SIGNAL);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut());
     }
 }
 
@@ -97,7 +110,7 @@ pub fn install_handler() -> io::Result<()> {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_kick as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        match libc::sigaction(signal(), &raw const action, ptr::null_mut()) {
+        match libc::sigaction(SIGNAL, &raw const action, ptr::null_mut()) {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }

@@ -6,7 +6,7 @@
 //!   lock the inbox                             ┌───▶ attention? ──no──▶ KVM_RUN ──▶ exit, device ─┐
 //!   put in a command, or say "park"            │        │ yes                                     │
 //!   attention = true                           │        ▼                                         │
-//!   unlock, kick ── SIGRTMIN ─▶                │     attend: attention = false, look into the     │
+//!   unlock, kick ── SIGURG ──▶                │     attend: attention = false, look into the     │
 //!                                              │     inbox, do what is there, wait while parked   │
 //!                                              └────────┴─────────────────────────────────────────┘
 //! ```

@@ -28,7 +28,6 @@ use crate::arch::x86_64::{cpuid, interrupts, layout, registers};
 use crate::boot::Protocol;
 use crate::limits;
 use crate::machine::error::{StartError, call, host};
-use crate::machine::signals;
 use crate::sandbox::{self, Role};
 
 /// MTRR default type: enabled, write-back (Intel SDM 3A, 13.11.2.1), as firmware leaves it.
@@ -104,7 +103,6 @@ impl VcpuMaker {
         let (give, others) = mpsc::sync_channel(1);
         let (run, get_run) = mpsc::sync_channel(1);
         let body = move || {
-            signals::leave_to_others();
             let first = match make(&kvm, &get_vm, start) {
                 Ok(None) => return,
                 Ok(Some((first, others))) => {

@@ -10,7 +10,7 @@ use vm_memory::GuestMemoryMmap;
 use super::request::{Geometry, MAX_DISCARD_SECTORS, MAX_ZERO_SECTORS};
 use super::{BlockModel, QUEUE_SIZE, SERIAL_BYTES};
 use crate::error::io_reason;
-use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
+use crate::storage::{Flushes, Image, IoMode, SECTOR_BYTES, Work};
 use crate::virtio::complaints::Complaints;
 use crate::virtio::device::Host;
 use crate::virtio::limit::Limiter;
@@ -39,6 +39,7 @@ pub fn threads(queues: u16, is_raw: bool) -> usize {
 /// What all queues share.
 pub struct Disk {
     pub(super) image: Arc<dyn Image>,
+    pub(super) flushes: Arc<Flushes>,
     pub(super) geometry: Geometry,
     pub(super) serial: [u8; SERIAL_BYTES],
     pub(super) memory: Arc<GuestMemoryMmap>,
@@ -69,6 +70,7 @@ impl Disk {
                 block,
             },
             image: setup.image.clone(),
+            flushes: setup.flushes.clone(),
             serial,
             memory: host.memory.clone(),
             limiter: Limiter::new(setup.limit_requests, setup.limit_bytes),

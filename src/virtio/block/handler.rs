@@ -303,6 +303,9 @@ impl Handler for Requests {
                 let mut none = IoBuffers::new(self.disk.memory.clone());
                 result = self.disk.image.run(Work::Flush, &mut none);
             }
+            if job.work == Work::Flush {
+                result = self.disk.flushes.answered(result);
+            }
             let (status, written) = match result {
                 Ok(()) if read => (Status::Ok, u32::try_from(pending.bytes).unwrap_or(u32::MAX)),
                 Ok(()) => (Status::Ok, 0),

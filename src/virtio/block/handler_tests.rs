@@ -101,6 +101,7 @@ fn bench_limited(
 
 fn model(image: Arc<dyn Image>) -> BlockModel {
     BlockModel {
+        flushes: Default::default(),
         image,
         path: "disk".into(),
         lock: None,

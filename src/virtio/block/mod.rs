@@ -14,14 +14,14 @@ pub mod request;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::board::site::event_fd;
 use crate::board::{Names, Server, SiteError};
 use crate::error::escaped;
 use crate::memory::IoBuffers;
-use crate::storage::{Image, IoMode, SECTOR_BYTES, Work};
+use crate::storage::{Flushes, Image, IoMode, SECTOR_BYTES, Work};
 use crate::virtio::device::copy_config;
 use crate::virtio::device::{Host, Made, MadeQueue, Model, VirtioDevice};
 pub use disk::Disk;
@@ -42,6 +42,8 @@ pub struct BlockModel {
     pub path: PathBuf,
     /// What holds the lock on the file, as long as the disk is planned.
     pub lock: Option<File>,
+    /// Whether its flushes can be believed.
+    pub flushes: Arc<Flushes>,
     /// Writes are refused.
     pub read_only: bool,
     /// Writes are thrown away.
@@ -87,9 +89,9 @@ impl Model for BlockModel {
         let count = self.queues.max(1);
         let disk = Arc::new(Disk::new(self, host));
         // On a host's only processor nobody could do what is waited for.
-        let poll = match std::thread::available_parallelism() {
-            Ok(processors) if processors.get() > 1 => self.poll,
-            _ => Duration::ZERO,
+        let poll = match has_processors() {
+            true => self.poll,
+            false => Duration::ZERO,
         };
         let queues = (0..count).map(|_| {
             let event = Arc::new(event_fd()?);
@@ -119,6 +121,13 @@ impl Model for BlockModel {
             chars: None,
         })
     }
+}
+
+/// Whether the host has more than one processor for us. It is asked once: that reads files of a cgroup's, and when a
+/// machine is made again after a reset (`--reboot`), the sandbox lets nobody open files any more.
+fn has_processors() -> bool {
+    static MANY: OnceLock<bool> = OnceLock::new();
+    *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1))
 }
 
 /// One disk, as its driver sees it.
