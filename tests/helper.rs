@@ -12,7 +12,7 @@ use bantam::storage::engine::start;
 use bantam::storage::qcow2::manage;
 use bantam::storage::{Access, Format, Image, IoBuffers, IoMode, Job, Work, open};
 use common::bare::{ENGINES, all_ok, at_work};
-use common::trials::{each, exit_after, trial};
+use common::trials::{Test, each, exit_after, trials_of};
 use common::{Numbers, TempFile, end_of, has_program, run, signal};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -20,41 +20,39 @@ use vmm_sys_util::eventfd::EventFd;
 fn main() {
     let no_kvm = common::kvm().err();
     let no_qemu_img = (!has_program("qemu-img")).then(|| "no qemu-img".to_owned());
-    let tests: [(&str, Option<&str>, fn()); 6] = [
+    let tests: [Test; 6] = [
         (
             "a_helper_has_its_image_and_nothing_else",
-            no_kvm.as_deref(),
+            no_kvm.clone(),
             has,
         ),
         (
             "a_helper_is_gone_after_its_vmm_was_killed",
-            no_kvm.as_deref(),
+            no_kvm.clone(),
             killed_vmm,
         ),
         (
             "a_helper_is_gone_when_its_machine_ends",
-            no_kvm.as_deref(),
+            no_kvm.clone(),
             ended_vmm,
         ),
         (
             "a_helper_does_not_hear_the_terminals_signals",
-            no_kvm.as_deref(),
+            no_kvm.clone(),
             signals,
         ),
         (
             "discards_among_transfers_on_whole_clusters_lose_nothing",
-            no_qemu_img.as_deref(),
+            no_qemu_img.clone(),
             storm_of_clusters,
         ),
         (
             "discards_among_transfers_on_parts_of_clusters_lose_nothing",
-            no_qemu_img.as_deref(),
+            no_qemu_img.clone(),
             storm_of_parts,
         ),
     ];
-    let mut trials: Vec<_> = (tests.into_iter())
-        .map(|(name, missing, test)| trial(name, missing, test))
-        .collect();
+    let mut trials = trials_of(tests);
     trials.extend(each(
         "without_its_helper_a_disk_gives_io_errors_by",
         ENGINES,

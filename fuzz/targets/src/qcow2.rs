@@ -204,7 +204,11 @@ impl Bench {
         let file = self.file.try_clone().expect("a descriptor");
         match Qcow2::open(file, access, &mut Nothing) {
             Ok(image) => self.image = Some(image),
-            Err(refusal) => assert!(self.model.is_none(), "in order, it is refused: {}", why(refusal)),
+            Err(refusal) => assert!(
+                self.model.is_none(),
+                "in order, it is refused: {}",
+                why(refusal)
+            ),
         }
         if let (Some(image), Some(model)) = (&self.image, &self.model) {
             assert_eq!(image.len(), model.len() as u64);
@@ -222,7 +226,9 @@ impl Bench {
             let mut bytes = vec![0; wanted.len()];
             if let Spot::At { file, offset, .. } = extent.spot {
                 assert_eq!(file, 0, "it rests on nothing");
-                self.file.read_exact_at(&mut bytes, offset).expect("it is in the file");
+                self.file
+                    .read_exact_at(&mut bytes, offset)
+                    .expect("it is in the file");
             }
             assert!(bytes == wanted, "{extent:?} has other bytes");
         }
@@ -245,10 +251,12 @@ impl Bench {
         let mut data = vec![0; len as usize];
         let done = match work {
             Work::Read { offset } => image.read(&mut data, offset),
-            Work::Write { offset, durable } => image.write(bytes, offset).and_then(|()| match durable {
-                true => image.flush(),
-                false => Ok(()),
-            }),
+            Work::Write { offset, durable } => {
+                image.write(bytes, offset).and_then(|()| match durable {
+                    true => image.flush(),
+                    false => Ok(()),
+                })
+            }
             Work::Flush => image.flush(),
             Work::Discard { offset, len } => image.discard(offset, len),
             Work::Zero { offset, len, unmap } => image.zero(offset, len, unmap),
@@ -289,7 +297,10 @@ impl Bench {
                     .map(|i| fill.wrapping_add((i / 100) as u8))
                     .collect();
                 let durable = *durable;
-                if self.work(Work::Write { offset, durable }, 0, &bytes).is_some() {
+                if self
+                    .work(Work::Write { offset, durable }, 0, &bytes)
+                    .is_some()
+                {
                     self.put(offset, &bytes);
                 }
             }
@@ -298,7 +309,10 @@ impl Bench {
                     return;
                 };
                 let unmap = *unmap;
-                if self.work(Work::Zero { offset, len, unmap }, 0, &[]).is_some() {
+                if self
+                    .work(Work::Zero { offset, len, unmap }, 0, &[])
+                    .is_some()
+                {
                     self.put(offset, &vec![0; len as usize]);
                 }
             }
