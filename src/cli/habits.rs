@@ -304,7 +304,6 @@ pub const HABITS: &[Habit] = &[
             "--security-opt",
             "--ulimit",
             "--userns",
-            "--user",
             "-u",
             "--ipc",
             "--pid",

@@ -223,9 +223,9 @@ mod tests {
         let child = start("test", &[fds.0], || {
             let good = is_open(fds.0) && !is_open(fds.1);
             // SAFETY: ends the child.
-            unsafe { libc::_exit(if good { 7 } else { 8 }) }
+            unsafe { libc::_exit(if good { 42 } else { 43 }) }
         });
-        assert_eq!(child.unwrap().wait(), "ended with code 7");
+        assert_eq!(child.unwrap().wait(), "ended with code 42");
         let child = start("test", &[], || panic!("as a test wants it")).unwrap();
         assert_eq!(child.wait(), format!("ended with code {PANICKED}"));
         let child = start("test", &[], || std::thread::sleep(Duration::from_secs(60))).unwrap();
