@@ -79,7 +79,7 @@ fn exhausted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
 
 /// What to do where that limit may be the reason.
 pub fn more_address_space() -> String {
-    "raise the limit of address space: ulimit -v unlimited".into()
+    "raise the limits of address space and of data: ulimit -v unlimited; ulimit -d unlimited".into()
 }
 
 /// `text` as it may go to a terminal, on one line.

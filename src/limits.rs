@@ -18,12 +18,21 @@ const WORDS_BYTES: usize = 1 << 20;
 
 /// The limit of `ulimit -v` in bytes, where there is one.
 pub fn address_space() -> Option<u64> {
+    limit_of(libc::RLIMIT_AS)
+}
+
+/// Whether there is a limit on the memory that this process may have by itself (`ulimit -v`, `ulimit -d`).
+fn has_limit() -> bool {
+    address_space().is_some() || limit_of(libc::RLIMIT_DATA).is_some()
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> Option<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: fills the struct, which lives for the call.
-    let got = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
     (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
@@ -80,7 +89,7 @@ pub fn spawn<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     let _inherited = Blocked::now();
     let builder = Builder::new().name(name);
-    if address_space().is_none() {
+    if !has_limit() {
         return builder.spawn(body);
     }
     room_for_a_thread()?;
@@ -111,13 +120,17 @@ pub fn room_for_words() -> io::Result<()> {
 }
 
 fn room_for(bytes: usize) -> io::Result<()> {
-    if address_space().is_none() {
+    if !has_limit() {
         return Ok(());
     }
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // Writable, or it would not count as data.
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    );
     // SAFETY: a new mapping that nobody else knows of, and that is gone again at once.
     unsafe {
-        let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
+        let at = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

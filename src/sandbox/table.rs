@@ -372,12 +372,16 @@ pub const TABLE: &[Row] = &[
     ),
     only(
         Sysno::madvise,
+        DISK,
+        &[Is(2, &[libc::MADV_DONTDUMP as u64])],
+        "MADV_DONTDUMP",
+        "an overlay's grain on its way from the base to the top is in no core dump",
+    ),
+    only(
+        Sysno::madvise,
         REBOOT,
-        &[Is(
-            2,
-            &[libc::MADV_DONTDUMP as u64, libc::MADV_NOHUGEPAGE as u64],
-        )],
-        "MADV_DONTDUMP, MADV_NOHUGEPAGE",
+        &[Is(2, &[libc::MADV_NOHUGEPAGE as u64])],
+        "MADV_NOHUGEPAGE",
         "memory between a disk and guest memory is made anew",
     ),
     // Threads among themselves.

@@ -168,7 +168,7 @@ impl Help for OpenError {
                 "raise the limit of processes: ulimit -u; or that of the cgroup (pids.max)".into()
             }
             OpenError::Helper { .. } => {
-                "'qemu-img check' tells whether the image is damaged; if it is not, this is a defect of bantam: report it"
+                "'qemu-img check' tells whether the image is damaged; if it is not, try again, and report this line if it comes again"
                     .into()
             }
             OpenError::Damaged { help, .. } => help.clone(),

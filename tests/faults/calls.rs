@@ -146,7 +146,27 @@ pub const KINDS: &[Kind] = &[
     kind("wait4", libc::SYS_wait4, WAIT),
     kind("close", libc::SYS_close, &[EINTR, EIO, ENOSPC]),
     kind("prctl", libc::SYS_prctl, &[EPERM]),
+    kind("dup2", libc::SYS_dup2, &[EINTR, EMFILE, EBUSY]),
+    kind("waitid", libc::SYS_waitid, WAIT),
+    kind("setsockopt", libc::SYS_setsockopt, &[ENOMEM]),
+    // The sandbox: a host that has a part of it not.
+    kind("seccomp", libc::SYS_seccomp, &[ENOSYS, ENOMEM]),
+    kind("close_range", libc::SYS_close_range, &[ENOSYS, ENOMEM]),
+    kind(
+        "landlock_create_ruleset",
+        libc::SYS_landlock_create_ruleset,
+        &[ENOSYS, EOPNOTSUPP, EMFILE],
+    ),
+    kind("landlock_add_rule", libc::SYS_landlock_add_rule, &[ENOMEM]),
+    kind(
+        "landlock_restrict_self",
+        libc::SYS_landlock_restrict_self,
+        &[EPERM, ENOMEM],
+    ),
+    kind("capset", libc::SYS_capset, &[EPERM]),
     // From here on: nothing to be tried.
+    kind("capget", libc::SYS_capget, NOTHING),
+    kind("getppid", libc::SYS_getppid, NOTHING),
     // The C library ends the program where a thread's stack cannot be unmapped (max_map_count), and nobody can prevent it.
     kind("munmap", libc::SYS_munmap, NOTHING),
     kind("brk", libc::SYS_brk, NOTHING), // says how far it is, and malloc then asks mmap

@@ -142,7 +142,13 @@ fn faults(counts: &Counts) -> Vec<Fault> {
 
 /// Tries everything on a machine.
 pub fn everything(machine: &Machine) {
-    let counts = counts(machine);
+    let mut counts = counts(machine);
+    let first = &MACHINES[0];
+    if machine.name != first.name && !soak() {
+        // What the first machine does is tried there.
+        let tried = self::counts(first);
+        counts.retain(|which, _| !tried.contains_key(which));
+    }
     let faults = faults(&counts);
     let next = AtomicUsize::new(0);
     let effects = Mutex::new(BTreeMap::<Effect, u32>::new());
@@ -178,7 +184,7 @@ pub fn everything(machine: &Machine) {
         effects.into_inner().unwrap()
     );
     assert!(
-        missed * 10 < faults.len(),
+        missed * 10 <= faults.len(),
         "too many faults do not come about"
     );
     assert!(

@@ -87,7 +87,8 @@ pub fn of(machine: &Machine, run: &Run, silenced: bool) -> Result<Effect, String
         }
     }
     // Nobody reads a pseudo-terminal that has just been made.
-    let whole = machine.console == Console::Pty || run.stdout.trim_end().ends_with("end");
+    let mut lines = run.stdout.lines();
+    let whole = machine.console == Console::Pty || lines.any(|line| line.ends_with("end"));
     if !whole && !silenced && !message {
         return wrong("the guest did not come to its end, and nothing says why".into());
     }

@@ -294,8 +294,13 @@ impl Helper {
         let gone = |error: io::Error| OpenError::Helper {
             path: self.path.clone(),
             source: match error.kind() {
-                io::ErrorKind::InvalidData => error,
-                _ => io::Error::other(format!("it {}", self.child.wait())),
+                // It has let go of the socket, which it does at its end alone.
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset => {
+                    io::Error::other(format!("it {}", self.child.wait()))
+                }
+                _ => error,
             },
         };
         let socket = socket.as_ref().ok_or(io::ErrorKind::BrokenPipe);
