@@ -238,7 +238,7 @@ impl Client {
     /// Ends an errand: what was told is learnt, its slot is given back.
     fn close(&self, work: Work, errand: &mut Errand, good: bool) {
         let slot = self.slot(errand).map(|(_, slot)| slot);
-        let told = slot.into_iter().filter(|_| good).flat_map(Slot::told);
+        let told = || slot.into_iter().filter(|_| good).flat_map(Slot::told);
         let since = Moment::at(errand.since);
         let lens = match work {
             Work::Read { .. } | Work::Write { .. } => self.lens(),
@@ -246,9 +246,13 @@ impl Client {
         };
         let mut desk = self.desk();
         match (errand.change.take(), work) {
-            (Some(change), _) => desk.end_change(change, since, told, &lens),
+            (Some(change), _) => {
+                desk.end_change(change, since, told(), &lens);
+                // What is told of those that follow counts as the answer to a read would.
+                desk.learn(since, told(), &lens);
+            }
             (None, Work::Flush) if good => desk.flushed(since),
-            (None, Work::Read { .. }) => desk.learn(since, told, &lens),
+            (None, Work::Read { .. }) => desk.learn(since, told(), &lens),
             _ => {}
         }
         if let Some(slot) = slot {
