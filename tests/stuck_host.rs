@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use common::mount::{Frozen, Mount};
 use common::pty::Session;
-use common::trials::{each, exit_after, trials};
+use common::trials::{each, trials};
 use common::{bantam, guest, run};
+use libtest_mimic::Arguments;
 
 /// No wait of these tests is longer: Bantam gives a host ten seconds, and the rest is for this one.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -80,7 +81,10 @@ fn main() {
             ),
         ],
     ));
-    exit_after(all);
+    let mut arguments = Arguments::from_args();
+    // They wait most of the time.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    libtest_mimic::run(&arguments, all).exit()
 }
 
 /// A machine with pipes for all three.
@@ -205,9 +209,22 @@ fn threads(pid: u32) -> Vec<(String, char)> {
     numbers.filter_map(|number| thread(pid, number)).collect()
 }
 
+/// Those of the process, and of the processes that it has made: one of these may be who waits for a qcow2 image.
+fn threads_of_all(pid: u32) -> Vec<(String, char)> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .map(|child| child.parse().unwrap());
+    std::iter::once(pid)
+        .chain(children)
+        .flat_map(threads)
+        .collect()
+}
+
 #[track_caller]
 fn expect_stuck(pid: u32) {
-    let stuck = || threads(pid).iter().any(|(_, state)| *state == 'D');
+    let stuck = || threads_of_all(pid).iter().any(|(_, state)| *state == 'D');
     let since = Mutex::new(None);
     let for_a_while = || {
         let mut since = since.lock().unwrap();
@@ -220,7 +237,7 @@ fn expect_stuck(pid: u32) {
         }
     };
     wait_for("stuck thread", for_a_while, || {
-        format!("{:?}", threads(pid))
+        format!("{:?}", threads_of_all(pid))
     });
 }
 

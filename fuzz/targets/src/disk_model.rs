@@ -43,7 +43,8 @@ pub struct Model {
 
 /// Each byte's address. What would be beyond the end of all addresses is at the last one, where no RAM is.
 pub fn bytes_of(pieces: &Pieces) -> Vec<u64> {
-    let piece = |(at, len): &(u64, u32)| (0..u64::from(*len)).map(|i| at.saturating_add(i)).collect();
+    let piece =
+        |(at, len): &(u64, u32)| (0..u64::from(*len)).map(|i| at.saturating_add(i)).collect();
     pieces
         .iter()
         .flat_map(|range| -> Vec<u64> { piece(range) })
