@@ -6,7 +6,7 @@
 //!   Plan ─▶ Lasting ─▶ confine ─▶ Machine::build ─▶ Machine::run ─▶ Exit ┴─▶ the end
 //! ```
 //!
-//! Every file is opened before the process is confined ([`sandbox`](crate::sandbox)), the console's and /dev/kvm among
+//! Every file is opened before the process is confined ([`sandbox`]), the console's and /dev/kvm among
 //! them. A machine is built without opening any, also when it is not the first.
 //!
 //! A machine that starts again is a new one: new VM, new vCPUs, new devices, and kernel and boot

@@ -84,7 +84,7 @@ impl IoBuffers {
     }
 
     /// The segments that are left to move; those of a piece, where the bytes go through a chunk. After it has
-    /// [moved](IoBuffers::advance) there are more of them, until all bytes have.
+    /// moved (`advance`) there are more of them, until all bytes have.
     pub fn rest(&self) -> &[libc::iovec] {
         match &self.bounce {
             Some(Bounce { window, .. }) if window.iter().all(|w| w.iov_len == 0) => &[],

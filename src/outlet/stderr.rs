@@ -106,7 +106,7 @@ impl Write for Log {
 }
 
 /// From now on nobody waits for standard error. Gives the descriptor that is readable when something is kept:
-/// then [`flush`] is to be called when [`fd`] is writable.
+/// then [`flush`] is to be called when the descriptor that [`heard`] gives is writable.
 ///
 /// # Errors
 /// When the host has no descriptor, or no thread or pipe for one that is a file.

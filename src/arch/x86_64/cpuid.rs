@@ -3,7 +3,7 @@
 //! KVM_GET_SUPPORTED_CPUID describes the host. Changed here are the leaves that say where a vCPU
 //! stands among the others (its APIC id, cores, threads, caches shared) and the frequencies that
 //! spare the guest a calibration loop; what a guest is not to have is taken out
-//! ([`cpuid_hidden`](super::cpuid_hidden)). Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3,
+//! (`cpuid_hidden.rs`). Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3,
 //! appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
