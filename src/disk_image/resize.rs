@@ -36,12 +36,13 @@ pub fn resize(
         help: help.into(),
     };
     let (mut file, format) = open_locked(path, format, false)?;
-    let (mut rests, mut old_snapshots) = (false, false);
+    let (mut rests, mut old_snapshots, mut cluster) = (false, false, 0);
     let old = match format {
         Format::Raw => file.seek(SeekFrom::End(0)).map_err(host("read", path))?,
         Format::Qcow2 => match manage::facts(&file).map_err(host("read", path))? {
             Some(facts) => {
                 rests = facts.backing.is_some();
+                cluster = facts.cluster;
                 old_snapshots = facts.version == 2 && facts.snapshots > 0;
                 facts.len
             }
@@ -87,7 +88,7 @@ pub fn resize(
                 ..Access::default()
             };
             let image = Qcow2::access(file, path, access)?;
-            manage::resize(image, rests, new)
+            manage::resize(image, rests, cluster, new)
         }
     }
     .map_err(host("resize", path))?;

@@ -104,7 +104,12 @@ pub fn facts(file: &File) -> io::Result<Option<Facts>> {
 ///
 /// # Errors
 /// Those of the host, and what is wrong with the image.
-pub fn resize(mut access: FormatAccess<ImagoFile>, rests: bool, len: u64) -> io::Result<()> {
+pub fn resize(
+    mut access: FormatAccess<ImagoFile>,
+    rests: bool,
+    cluster: u64,
+    len: u64,
+) -> io::Result<()> {
     let old = access.size();
     if len < old {
         access.resize_shrink(len)?;
@@ -115,7 +120,34 @@ pub fn resize(mut access: FormatAccess<ImagoFile>, rests: bool, len: u64) -> io:
             false => PreallocateMode::None,
         };
         access.resize_grow(len, how)?;
+        clear_tail(&access, old, cluster, len)?;
     }
     access.flush()?;
     access.sync()
+}
+/// Makes zeros of what is behind the `old` end in its cluster: the disk may have been longer before, and what was there
+/// then must not come back.
+fn clear_tail(
+    access: &FormatAccess<ImagoFile>,
+    old: u64,
+    cluster: u64,
+    len: u64,
+) -> io::Result<()> {
+    let end = old
+        .checked_next_multiple_of(cluster)
+        .unwrap_or(old)
+        .min(len);
+    let mut piece = vec![0; 64 << 10];
+    let mut at = old;
+    while at < end {
+        let count = end.saturating_sub(at).min(piece.len() as u64);
+        let part = piece.get_mut(..count as usize).unwrap_or_default();
+        access.read(&mut *part, at)?;
+        if part.iter().any(|byte| *byte != 0) {
+            part.fill(0);
+            access.write(&*part, at)?;
+        }
+        at = at.saturating_add(count);
+    }
+    Ok(())
 }
