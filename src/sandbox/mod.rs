@@ -27,6 +27,7 @@
 //! A host without one of them (an old kernel, a container) runs with the others.
 
 pub mod filter;
+mod kvm;
 pub mod landlock;
 pub mod listener;
 pub mod offer;

@@ -155,12 +155,14 @@ fn find(passwd: &str, user: &str) -> Option<Ids> {
         };
         (name == user || number == Some(ids.user)).then_some(ids)
     });
-    line.or_else(|| {
+    let ids = line.or_else(|| {
         number.map(|number| Ids {
             user: number,
             group: number,
         })
-    })
+    });
+    // To setresuid(2) the highest number means "as it is", which would be root.
+    ids.filter(|ids| ids.user != libc::uid_t::MAX && ids.group != libc::gid_t::MAX)
 }
 
 /// Makes this thread, and those that it starts, that user's, in its own group and in no other. (setuid(2) of the C
@@ -312,6 +314,9 @@ mod tests {
         assert_eq!(find(passwd, "broken"), None);
         assert_eq!(find(passwd, "nobody"), None);
         assert_eq!(find(passwd, "-1"), None);
+        assert_eq!(find(passwd, "4294967295"), None, "it would stay root");
+        let odd = "odd:x:4294967295:1::/:/bin/sh\nodder:x:1:4294967295::/:/bin/sh\n";
+        assert_eq!((find(odd, "odd"), find(odd, "odder")), (None, None));
     }
 
     #[test]

@@ -8,10 +8,6 @@
 //! Arguments are numbers here. A filter of the kernel cannot follow a pointer, so a path or a structure in memory is out
 //! of its reach; calls that take a path are allowed to nobody.
 
-use kvm_bindings::{
-    kvm_cpuid2, kvm_ioeventfd, kvm_irqfd, kvm_lapic_state, kvm_mp_state, kvm_msrs, kvm_pit_config,
-    kvm_regs, kvm_sregs, kvm_translation, kvm_userspace_memory_region,
-};
 use libc::{
     AT_EMPTY_PATH, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE,
     FUTEX_CLOCK_REALTIME, FUTEX_PRIVATE_FLAG, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE,
@@ -19,6 +15,7 @@ use libc::{
 use syscalls::Sysno;
 
 use super::Role;
+use super::kvm::{KVM_LOOK, KVM_RUN, KVM_SETUP};
 
 /// Roles, as bits.
 pub type Roles = u8;
@@ -152,16 +149,7 @@ pub const TABLE: &[Row] = &[
     only(
         Sysno::ioctl,
         VCPU,
-        &[Is(
-            1,
-            &[
-                io(0xad),
-                ior::<kvm_regs>(0x81),
-                ior::<kvm_sregs>(0x83),
-                ior::<kvm_mp_state>(0x98),
-                iowr::<kvm_translation>(0x85),
-            ],
-        )],
+        &[Is(1, KVM_LOOK)],
         "KVM_KVMCLOCK_CTRL, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_MP_STATE, KVM_TRANSLATE",
         "a pause, Ctrl-a c, and the report of a crash",
     ),
@@ -557,52 +545,6 @@ const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID) as u64;
 
-/// KVM API, 4: the numbers of the calls, as the macros of linux/kvm.h make them.
-const KVM_RUN: u64 = io(0x80);
-const KVM_SETUP: &[u64] = &[
-    io(0x00),                                 // KVM_GET_API_VERSION
-    io(0x01),                                 // KVM_CREATE_VM
-    io(0x03),                                 // KVM_CHECK_EXTENSION
-    io(0x04),                                 // KVM_GET_VCPU_MMAP_SIZE
-    iowr::<kvm_cpuid2>(0x05),                 // KVM_GET_SUPPORTED_CPUID
-    io(0x41),                                 // KVM_CREATE_VCPU
-    iow::<kvm_userspace_memory_region>(0x46), // KVM_SET_USER_MEMORY_REGION
-    io(0x47),                                 // KVM_SET_TSS_ADDR
-    iow::<u64>(0x48),                         // KVM_SET_IDENTITY_MAP_ADDR
-    io(0x60),                                 // KVM_CREATE_IRQCHIP
-    iow::<kvm_irqfd>(0x76),                   // KVM_IRQFD
-    iow::<kvm_pit_config>(0x77),              // KVM_CREATE_PIT2
-    iow::<kvm_ioeventfd>(0x79),               // KVM_IOEVENTFD
-    iow::<kvm_regs>(0x82),                    // KVM_SET_REGS
-    iow::<kvm_sregs>(0x84),                   // KVM_SET_SREGS
-    iow::<kvm_msrs>(0x89),                    // KVM_SET_MSRS
-    ior::<kvm_lapic_state>(0x8e),             // KVM_GET_LAPIC
-    iow::<kvm_lapic_state>(0x8f),             // KVM_SET_LAPIC
-    iow::<kvm_cpuid2>(0x90),                  // KVM_SET_CPUID2
-    io(0xa3),                                 // KVM_GET_TSC_KHZ
-];
-
-/// asm-generic/ioctl.h: two bits of direction, fourteen of length, eight each of type and number. KVM's type is 0xae.
-const fn number(direction: u64, bytes: usize, number: u64) -> u64 {
-    direction << 30 | (bytes as u64) << 16 | 0xae << 8 | number
-}
-
-const fn io(n: u64) -> u64 {
-    number(0, 0, n)
-}
-
-const fn iow<T>(n: u64) -> u64 {
-    number(1, size_of::<T>(), n)
-}
-
-const fn ior<T>(n: u64) -> u64 {
-    number(2, size_of::<T>(), n)
-}
-
-const fn iowr<T>(n: u64) -> u64 {
-    number(3, size_of::<T>(), n)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -654,15 +596,5 @@ mod tests {
             assert_eq!(pinned, !row.only.is_empty(), "{name}");
             assert!(row.pins.iter().all(|pin| pin.argument() < 6), "{name}");
         }
-    }
-
-    /// The numbers are those of linux/kvm.h on x86_64.
-    #[test]
-    fn the_numbers_of_kvm_are_right() {
-        assert_eq!(KVM_RUN, 0xae80);
-        assert_eq!(ior::<kvm_regs>(0x81), 0x8090_ae81);
-        assert_eq!(iowr::<kvm_cpuid2>(0x05), 0xc008_ae05);
-        assert_eq!(iow::<kvm_userspace_memory_region>(0x46), 0x4020_ae46);
-        assert_eq!(iow::<kvm_ioeventfd>(0x79), 0x4040_ae79);
     }
 }

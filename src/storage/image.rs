@@ -47,6 +47,14 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether it is a read that ended with this `error` because the file has been cut short. Who knows the image's format
+    /// knows what is to be read there.
+    pub fn is_cut(self, error: &io::Error) -> bool {
+        matches!(self, Work::Read { .. }) && error.kind() == io::ErrorKind::UnexpectedEof
+    }
+}
+
 /// Some work, its buffers, and a number by which whoever asked knows it again.
 pub struct Job {
     /// The asker's own.

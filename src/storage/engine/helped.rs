@@ -84,13 +84,7 @@ impl Helped {
             job.work = work;
             self.image.end_direct(claim);
             match result {
-                // The file was cut short. The helper knows what is to be read there.
-                Err(error)
-                    if error.kind() == io::ErrorKind::UnexpectedEof
-                        && matches!(work, Work::Read { .. }) =>
-                {
-                    self.ask(job, Errand::of(self.queue));
-                }
+                Err(error) if work.is_cut(&error) => self.ask(job, Errand::of(self.queue)),
                 result => return Some((job, result)),
             }
         }

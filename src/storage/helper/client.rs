@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,25 +12,23 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::desk::{Desk, Moment};
+use super::link::{Helper, nonsense};
 use super::places::Places;
-use super::process::{self, Child};
+use super::process;
 use super::serve;
 use super::shared::{ASKED, Ask, DATA, FREE, NO_QUEUE, QUEUES, SLOTS, Shared, Slot};
-use super::words::{MAX_MESSAGES, Said, Socket, Told, cut};
+use super::words::{Said, Socket, Told};
 use crate::limits;
 use crate::memory::IoBuffers;
 use crate::sandbox::{self, Role};
 use crate::storage::access::Access;
 use crate::storage::error::OpenError;
-use crate::storage::format::Format;
 use crate::storage::image::{Direct, Errand, Helped, Image, SECTOR_BYTES, Work};
+use crate::storage::qcow2::Spot;
 use crate::storage::qcow2::backing::BackingFiles;
-use crate::storage::qcow2::{Damaged, Refusal, Spot};
 use crate::storage::raw::Raw;
 use crate::sync::lock;
 
-/// How long the helper may take to end when the VMM lets go of the image.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often somebody who waits looks whether the helper is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -46,19 +44,6 @@ pub struct Client {
     /// A blocking caller may be able to begin.
     turn: Condvar,
     watched: AtomicBool,
-}
-
-/// What the thread that waits for the helper's end has to know.
-struct Helper {
-    shared: Arc<Shared>,
-    child: Child,
-    socket: Mutex<Option<Socket>>,
-    path: PathBuf,
-    /// It is to end, so its end is nothing to tell of.
-    ending: AtomicBool,
-    dead: AtomicBool,
-    /// The event of each queue.
-    events: Mutex<Vec<Option<Arc<EventFd>>>>,
 }
 
 impl Client {
@@ -287,124 +272,10 @@ impl Client {
     }
 }
 
-impl Helper {
-    /// The length of the disk and of its clusters and how many slots there are, once the helper has opened the image; its questions are answered.
-    fn opened(
-        &self,
-        files: &mut BackingFiles,
-        mut passed: impl FnMut(File) -> Result<(), OpenError>,
-    ) -> Result<(u64, u64, usize), OpenError> {
-        let socket = lock(&self.socket);
-        let gone = |error: io::Error| OpenError::Helper {
-            path: self.path.clone(),
-            source: match error.kind() {
-                // It has let go of the socket, which it does at its end alone.
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::ConnectionReset => {
-                    io::Error::other(format!("it {}", self.child.wait()))
-                }
-                _ => error,
-            },
-        };
-        let socket = socket.as_ref().ok_or(io::ErrorKind::BrokenPipe);
-        let socket = socket.map_err(|kind| gone(kind.into()))?;
-        for _ in 0..MAX_MESSAGES {
-            match socket.receive().map_err(gone)? {
-                Told::Warning(text) => {
-                    log::warn!("disk {}: {}", self.path.display(), cut(text));
-                }
-                Told::Backing { name, format } => {
-                    let (file, format) = files.open(&name, format.as_deref())?;
-                    let said = Said::Backing {
-                        qcow2: format == Format::Qcow2,
-                    };
-                    socket.send(&said, Some(file.as_raw_fd())).map_err(gone)?;
-                    passed(file)?;
-                }
-                Told::Opened {
-                    len,
-                    cluster,
-                    slots,
-                } => return Ok((len, cluster, slots)),
-                Told::Refused {
-                    depth,
-                    reason,
-                    help,
-                    errno,
-                } => {
-                    return Err(files.told(Refusal::Damaged(Damaged {
-                        depth,
-                        reason: cut(reason),
-                        help: cut(help),
-                        errno,
-                    })));
-                }
-                Told::Added => break,
-            }
-        }
-        Err(gone(nonsense()))
-    }
-
-    /// From now on it is to answer at once over the socket: it has nothing to do there but to take queues.
-    fn is_quick(&self) -> io::Result<()> {
-        match lock(&self.socket).as_ref() {
-            Some(socket) => socket.wait_no_longer_than(PATIENCE),
-            None => Ok(()),
-        }
-    }
-
-    fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
-    }
-
-    /// The helper has ended.
-    fn is_gone(&self, how: &str) {
-        let known = self.dead.swap(true, Ordering::AcqRel);
-        if !known && !self.ending.load(Ordering::Acquire) {
-            log::error!(
-                "disk {}: the process that reads the image {how}; its guest gets I/O errors from now on",
-                self.path.display()
-            );
-        }
-        for number in 0..SLOTS {
-            if let Some(slot) = self.shared.slot(number) {
-                slot.wake();
-            }
-        }
-        self.ring(u64::MAX);
-    }
-
-    fn ring(&self, queues: u64) {
-        if queues == 0 {
-            return;
-        }
-        for (number, event) in lock(&self.events).iter().enumerate() {
-            if queues & 1 << number != 0
-                && let Some(event) = event
-            {
-                // This fails only when it is readable already, which is as good.
-                let _ = event.write(1);
-            }
-        }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Release);
-        // The helper sees the end of the socket, and ends.
-        lock(&self.socket).take();
-        self.child.end_within(PATIENCE);
-    }
-}
-
 impl Drop for Client {
     fn drop(&mut self) {
         // The thread that watches has the rest.
-        self.helper.ending.store(true, Ordering::Release);
-        lock(&self.helper.socket).take();
-        self.helper.child.end_within(PATIENCE);
+        self.helper.let_go();
     }
 }
 
@@ -428,7 +299,7 @@ impl Image for Client {
                 };
                 self.end_direct(claim);
                 match result {
-                    Err(error) if is_cut(work, &error) => {}
+                    Err(error) if work.is_cut(&error) => {}
                     result => return result,
                 }
             }
@@ -465,11 +336,6 @@ fn fill_with_zeros(buffers: &mut IoBuffers) {
         unsafe { std::ptr::write_bytes(segment.iov_base.cast::<u8>(), 0, segment.iov_len) };
         buffers.advance(segment.iov_len);
     }
-}
-
-/// A read past the end of a file that was cut short: the helper knows what is to be read there.
-pub fn is_cut(work: Work, error: &io::Error) -> bool {
-    matches!(work, Work::Read { .. }) && error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 impl Helped for Client {
@@ -641,11 +507,6 @@ impl Helped for Client {
     fn disarm(&self, queue: u32) {
         self.helper.shared.disarm(queue);
     }
-}
-
-/// The error of a helper that says what no helper says.
-fn nonsense() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "it says nonsense")
 }
 
 /// The error of all that is asked of a helper that is dead.

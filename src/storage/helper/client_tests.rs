@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::storage::format::Format;
 use crate::storage::helper::shared::{DONE, EXTENTS};
 use crate::storage::qcow2::Extent;
 

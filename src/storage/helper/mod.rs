@@ -49,10 +49,12 @@
 //! | [`process`] | fork, what the child gives up, how it ends |
 //! | [`serve`] | the helper's side |
 //! | [`desk`], [`places`] | the VMM's side: who may touch what at the same time, and where the bytes are |
+//! | `link` | the VMM's side: the process, as it opens the image and until it ends |
 //! | [`client`] | the VMM's side: an [`Image`](super::Image) |
 
 pub mod client;
 pub mod desk;
+mod link;
 pub mod places;
 pub mod process;
 pub mod serve;
